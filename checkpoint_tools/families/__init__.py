@@ -1,0 +1,1 @@
+"""Convert teacher checkpoints between Hugging Face and Megatron-core layouts."""

@@ -1,0 +1,32 @@
+"""Names the model families and recognises one from a Hugging Face `config.json`.
+
+What a family means for rendering stands in `data.families`, for modules in `models`, for checkpoint keys in
+`checkpoint_tools.families`: each room keeps its own table under these names.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class Family(StrEnum):
+    """A model family: one chat format, one image-token scheme, one checkpoint layout."""
+
+    QWEN2_VL = "qwen2_vl"
+    INTERNVL = "internvl"
+
+
+def family_of_hf_config(hf_config: Mapping[str, Any], *, where: str) -> Family:
+    """Return the family that a parsed `config.json` belongs to.
+
+    Raises `ValueError` naming `where`, the architecture found and the families supported.
+    """
+    model_type = hf_config.get("model_type")
+    try:
+        return Family(str(model_type))
+    except ValueError:
+        supported = ", ".join(family.value for family in Family)
+        raise ValueError(
+            f"{where}: model_type {model_type!r} (architectures {hf_config.get('architectures')}) is not supported; "
+            f"expected one of: {supported}"
+        ) from None

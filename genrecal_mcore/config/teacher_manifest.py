@@ -1,0 +1,82 @@
+"""Describes a converted teacher: the `teacher.json` of a checkpoint folder and where its parts lie.
+
+`checkpoint_tools/hf2mcore.py` writes it; `models` and `data` read it. The folder:
+
+    language/   mcore torch_dist checkpoint, loads at any tp x pp
+    vision/     model.safetensors (tower and projector) and config.json (the whole Hugging Face config)
+    head/       model.safetensors with one tensor, `weight` [v, h_t]
+    tokenizer/  tokenizer and image-processor files
+    teacher.json
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from genrecal_mcore.config.family import Family
+
+MANIFEST_NAME = "teacher.json"
+FORMAT_VERSION = 1
+
+
+class LanguageBodySpec(BaseModel):
+    """Sizes and switches of a decoder-only language body (Qwen2 or Llama shape)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_query_groups: int
+    head_dim: int
+    ffn_hidden_size: int
+    vocab_size: int
+    norm_epsilon: float
+    rotary_base: float
+    max_position_embeddings: int
+    qkv_bias: bool
+    tied_embeddings: bool
+    mrope_section: tuple[int, ...] | None = None
+
+
+class TeacherManifest(BaseModel):
+    """The content of `teacher.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    family: Family
+    dtype: str
+    """Name of the torch dtype of every stored tensor: float32, bfloat16 or float16."""
+    source: str
+    """Name of the Hugging Face folder it was converted from."""
+    source_layout: str
+    """Spelling of the keys in the source: `native_old` or `native_new`."""
+    language: LanguageBodySpec
+    digests: dict[str, str]
+    """sha256 of each file of the folder, by path relative to the folder."""
+    verified: tuple[str, ...] = ()
+    """Names of the gates that this conversion passed."""
+
+    def digest(self) -> str:
+        """Return one sha256 over the digests of all files: the identity of the teacher."""
+        from hashlib import sha256
+
+        return sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
+
+
+def load_teacher_manifest(folder: Path) -> TeacherManifest:
+    """Read `folder/teacher.json`.
+
+    Raises `ValueError` when the file is missing, is not JSON, or does not have the fields of `TeacherManifest`.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"teacher.checkpoint: {path} does not exist; expected a folder written by checkpoint_tools/hf2mcore.py"
+        )
+    try:
+        return TeacherManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a valid teacher description: {error}") from None

@@ -1,0 +1,81 @@
+"""The nouns of the data room: a sample, the sample as one model sees it, a microbatch.
+
+Nothing here knows a family, a tokenizer or a process group.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+AnswerSpan = tuple[int, int]
+"""Half-open token range `[start, end)` of one answer: its text plus the end-of-turn token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One question and its answer, as text; `<image>` in the question marks where an image stands."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One conversation about zero or more images."""
+
+    id: str
+    images: tuple[Path, ...]
+    turns: tuple[Turn, ...]
+    source: str
+    domain: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedSample:
+    """One sample in the tokens of one model, without pixels.
+
+    The sequence ends with the last answer's end-of-turn token: what follows would be read by nobody.
+    """
+
+    sample_id: str
+    input_ids: torch.Tensor
+    """`[s]` int64."""
+    position_ids: torch.Tensor
+    """`[s]` int64, or `[3, s]` for M-RoPE."""
+    answer_spans: tuple[AnswerSpan, ...]
+    features_per_item: tuple[int, ...]
+    """Image tokens that each vision item (tile or image) fills, in order of appearance."""
+
+    @property
+    def num_answer_tokens(self) -> int:
+        """Label-bearing tokens: every answer token is predicted once."""
+        return sum(end - start for start, end in self.answer_spans)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionInputs:
+    """Pixels of a microbatch for one vision tower."""
+
+    pixel_values: torch.Tensor
+    """InternVL: `[num_tiles, 3, height, width]`; Qwen2-VL: `[num_patches, patch_size]`, images one after another."""
+    image_grid_thw: torch.Tensor | None
+    """Qwen2-VL: `[num_images, 3]` patches in time, height, width; otherwise None."""
+    features_per_item: tuple[int, ...]
+    """Image tokens that each tile (InternVL) or image (Qwen2-VL) yields."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Microbatch:
+    """Several rendered samples of one model, padded on the right: under a causal mask padding changes nothing."""
+
+    sample_ids: tuple[str, ...]
+    input_ids: torch.Tensor
+    """`[b, s]` int64."""
+    position_ids: torch.Tensor
+    """`[b, s]`, or `[3, b, s]` for M-RoPE."""
+    lengths: tuple[int, ...]
+    """Tokens of each sample, without padding."""
+    answer_spans: tuple[tuple[AnswerSpan, ...], ...]
+    vision: VisionInputs | None
+    """None where no rank of this role looks at pixels, or no sample has an image."""
