@@ -1,0 +1,1 @@
+"""Tests mirror the package; `tests.helpers` holds what they share."""
