@@ -1,7 +1,7 @@
 """Writes tiny Hugging Face checkpoint folders with random weights, of the true classes of both families.
 
-Weights are large (not the 0.02 of a fresh model), norms and biases are away from 1 and 0, and all sizes differ
-from each other, so that a transposed, swapped or forgotten tensor changes the result. Nothing is trained here.
+Weights are large (not the 0.02 of a fresh model), norms and biases are away from 1 and 0, and all sizes
+differ from each other, so that a transposed, swapped or forgotten tensor changes the result.
 """
 
 from pathlib import Path

@@ -1,0 +1,1 @@
+"""Losses and gradients of distributed runs against the naive single-process reference."""
