@@ -1,0 +1,30 @@
+"""The three networks of GenRecal: the frozen teacher, the student and the Recalibrator.
+
+This room builds modules and runs them forward. It computes no loss and moves nothing between meshes; see
+`losses`, `transfer` and `training` for those.
+"""
+
+from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator
+from genrecal_mcore.models.student import (
+    add_lora,
+    learn_all_but_vision_encoder,
+    load_student,
+    merge_lora,
+    student_body,
+    vision_encoder,
+)
+from genrecal_mcore.models.teacher import TeacherStage, load_teacher_head, load_teacher_stage
+
+__all__ = [
+    "Recalibrator",
+    "TeacherStage",
+    "add_lora",
+    "initialise_recalibrator",
+    "learn_all_but_vision_encoder",
+    "load_student",
+    "load_teacher_head",
+    "load_teacher_stage",
+    "merge_lora",
+    "student_body",
+    "vision_encoder",
+]

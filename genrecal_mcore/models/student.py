@@ -1,0 +1,104 @@
+"""The student: an ordinary Hugging Face VLM, its body and its head apart, LoRA on the language body alone.
+
+Only native classes are used; remote code is never run. What learns in which stage is said in `training.stages`.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from genrecal_mcore.config import LoraConfig as LoraSettings
+from genrecal_mcore.models.vision import image_features, scatter_features
+
+logger = logging.getLogger(__name__)
+
+LORA_TARGETS = r"layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""Linears of the language body, by their names inside it; the vision tower has layers of the same names."""
+
+
+def load_student(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a Hugging Face VLM from `folder`, on CPU, nothing learning yet.
+
+    Raises `ValueError` when the folder lacks weights that its class needs, naming them.
+    """
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, e.g. {missing[:3]}"
+        )
+    model.config.use_cache = False
+    return model.requires_grad_(False)
+
+
+def vision_encoder(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the modules that never learn: the vision tower without the projector after it."""
+    body = model.model
+    if hasattr(body, "vision_tower"):
+        return [body.vision_tower]
+    return [body.visual.patch_embed, body.visual.blocks]
+
+
+def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int) -> None:
+    """Put LoRA adapters into the language body in place; they alone learn.
+
+    The adapters' A matrices are drawn from `seed`, B starts at zero.
+    """
+    config = LoraConfig(
+        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=LORA_TARGETS
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model.model.language_model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def merge_lora(model: PreTrainedModel) -> None:
+    """Fold the adapters into the weights they adapt, in place, and leave plain linears behind."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+
+
+def learn_all_but_vision_encoder(model: PreTrainedModel) -> None:
+    """Let every parameter learn except the vision encoder's (stage 3)."""
+    model.requires_grad_(True)
+    for module in vision_encoder(model):
+        module.requires_grad_(False)
+
+
+def student_body(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    pixel_values: torch.Tensor | None,
+    image_grid_thw: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return `z`, the hidden states `[b, s, h_s]` after the final norm (Alg. 1 line 3).
+
+    `input_ids` `[b, s]`, padded on the right; `position_ids` `[b, s]`, or `[3, b, s]` for M-RoPE, always given:
+    Qwen2-VL keeps the offset of the last image in the model and would use it here.
+    """
+    embeddings = model.get_input_embeddings()(input_ids)
+    if pixel_values is not None:
+        features = image_features(model.model, pixel_values, image_grid_thw)
+        embeddings = scatter_features(embeddings, input_ids, features, model.config.image_token_id)
+    out = model.model.language_model(
+        inputs_embeds=embeddings, position_ids=position_ids, attention_mask=None, use_cache=False
+    )
+    return out.last_hidden_state

@@ -1,0 +1,183 @@
+"""The teacher's decoder-only language body on megatron-core: embedding, rotary positions, layers, final norm.
+
+There is no head: hidden states after the final norm are what the student side needs, and it holds a copy of
+the head. One instance is one pipeline stage of one tensor-parallel rank.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.models.common.embeddings.rotary_pos_embedding import (
+    MultimodalRotaryEmbedding,
+    RotaryEmbedding,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
+from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from genrecal_mcore.config import LanguageBodySpec
+from genrecal_mcore.models.teacher.layer_spec import decoder_spec
+from genrecal_mcore.parallel import MeshSpec
+
+
+def check_divisible(spec: LanguageBodySpec, mesh: MeshSpec) -> None:
+    """Raise one `ValueError` that lists every size which the mesh does not divide."""
+    rules = (
+        ("layers", spec.num_layers, "pp", mesh.pp),
+        ("attention heads", spec.num_attention_heads, "tp", mesh.tp),
+        ("key-value heads", spec.num_query_groups, "tp", mesh.tp),
+        ("FFN channels", spec.ffn_hidden_size, "tp", mesh.tp),
+    )
+    problems = [
+        f"the teacher has {count} {what}, which mesh.teacher.{axis} ({degree}) does not divide"
+        for what, count, axis, degree in rules
+        if count % degree
+    ]
+    if problems:
+        raise ValueError("; ".join(problems) + "; choose degrees that divide them")
+
+
+def transformer_config(spec: LanguageBodySpec, mesh: MeshSpec, dtype: torch.dtype) -> TransformerConfig:
+    """Translate the sizes of a language body into mcore's configuration."""
+    return TransformerConfig(
+        num_layers=spec.num_layers,
+        hidden_size=spec.hidden_size,
+        num_attention_heads=spec.num_attention_heads,
+        num_query_groups=spec.num_query_groups,
+        kv_channels=spec.head_dim,
+        ffn_hidden_size=spec.ffn_hidden_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        add_qkv_bias=spec.qkv_bias,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        bias_activation_fusion=False,
+        gradient_accumulation_fusion=False,
+        apply_rope_fusion=False,
+        mrope_section=list(spec.mrope_section) if spec.mrope_section else None,
+        tensor_model_parallel_size=mesh.tp,
+        pipeline_model_parallel_size=mesh.pp,
+        sequence_parallel=mesh.sequence_parallel,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu_initialization=not torch.cuda.is_available(),
+        perform_initialization=False,
+    )
+
+
+class TeacherLanguageBody(torch.nn.Module):
+    """One pipeline stage of the frozen language body.
+
+    Child names follow mcore's GPTModel (`embedding`, `decoder`), so that its checkpoint keys apply.
+    """
+
+    def __init__(
+        self, spec: LanguageBodySpec, mesh: MeshSpec, groups: ProcessGroupCollection, *, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        check_divisible(spec, mesh)
+        self.spec, self.groups = spec, groups
+        self.config = transformer_config(spec, mesh, dtype)
+        self.is_first_stage = groups.pp.rank() == 0
+        self.is_last_stage = groups.pp.rank() == groups.pp.size() - 1
+        if self.is_first_stage:
+            self.embedding = LanguageModelEmbedding(
+                self.config,
+                vocab_size=padded_vocab_size(spec.vocab_size, mesh.tp),
+                max_sequence_length=spec.max_position_embeddings,
+                position_embedding_type="rope",
+                scatter_to_sequence_parallel=False,
+                tp_group=groups.tp,
+            )
+        self.rotary = _rotary_embedding(spec, groups)
+        self.decoder = _decoder(self.config, decoder_spec(), groups)
+        self.requires_grad_(False)
+        # mcore picks a linear's kernel at construction by requires_grad; frozen ones need the frozen kernel.
+        for module in self.modules():
+            if hasattr(module, "_forward_impl"):
+                module._forward_impl = _frozen_linear_kernel()
+        self.eval()
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return word embeddings `[s, b, h]`, whole on each tp rank, for ids `[b, s]`. First stage only."""
+        return self.embedding(input_ids=input_ids, position_ids=None)
+
+    def scatter_sequence(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Keep this tp rank's part `[s/tp, b, h]` of `[s, b, h]` under sequence parallelism, all of it without."""
+        if not self.config.sequence_parallel:
+            return hidden_states
+        return scatter_to_sequence_parallel_region(hidden_states, group=self.groups.tp)
+
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Run this stage's layers.
+
+        `hidden_states`: global `[s, b, h]`, local `[s/tp, b, h]` under sequence parallelism. `position_ids`:
+        `[b, s]`, or `[3, b, s]` for M-RoPE. The last stage returns hidden states after the final norm.
+
+        The loop stands here because `TransformerBlock.forward` forks the CUDA random state under sequence
+        parallelism, which a frozen body without dropout does not need and a CPU does not have.
+        """
+        rotary_pos_emb = self.rotary_freqs(position_ids)
+        for layer in self.decoder.layers:
+            hidden_states, _ = layer(
+                hidden_states=hidden_states, attention_mask=None, rotary_pos_emb=rotary_pos_emb
+            )
+        if self.decoder.final_layernorm is not None:
+            hidden_states = self.decoder.final_layernorm(hidden_states)
+        return hidden_states
+
+    def rotary_freqs(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """Return rotary angles: `[s, 1, 1, d]`, or `[s, b, 1, d]` for M-RoPE."""
+        if self.spec.mrope_section:
+            return self.rotary(position_ids, list(self.spec.mrope_section))
+        return self.rotary(position_ids.shape[-1])
+
+    def sharded_state_dict(self) -> dict:
+        """Return mcore's description of where each local tensor lies in the checkpoint's whole tensors."""
+        metadata = {"dp_cp_group": self.groups.dp_cp, "non_homogeneous_layers": True}
+        state = self.decoder.sharded_state_dict(prefix="decoder.", metadata=metadata)
+        if self.is_first_stage:
+            state |= self.embedding.sharded_state_dict(prefix="embedding.", metadata=metadata)
+        return state
+
+
+def padded_vocab_size(vocab_size: int, tp: int) -> int:
+    """Return the vocabulary rounded up to a multiple of tp; the added rows are never looked up."""
+    return -(-vocab_size // tp) * tp
+
+
+def _rotary_embedding(spec: LanguageBodySpec, groups: ProcessGroupCollection) -> torch.nn.Module:
+    kind = MultimodalRotaryEmbedding if spec.mrope_section else RotaryEmbedding
+    return kind(
+        kv_channels=spec.head_dim, rotary_percent=1.0, rotary_base=spec.rotary_base, cp_group=groups.cp
+    )
+
+
+def _decoder(
+    config: TransformerConfig, spec: TransformerBlockSubmodules, groups: ProcessGroupCollection
+) -> TransformerBlock:
+    per_stage = config.num_layers // groups.pp.size()
+    submodules = TransformerBlockSubmodules(
+        layer_specs=spec.layer_specs * per_stage, layer_norm=spec.layer_norm
+    )
+    return TransformerBlock(
+        config,
+        submodules,
+        pre_process=groups.pp.rank() == 0,
+        post_process=groups.pp.rank() == groups.pp.size() - 1,
+        pg_collection=groups,
+    )
+
+
+def _frozen_linear_kernel():  # noqa: ANN202
+    from megatron.core.tensor_parallel.layers import linear_with_frozen_weight
+
+    return linear_with_frozen_weight
+
+
