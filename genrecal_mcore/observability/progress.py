@@ -1,0 +1,84 @@
+"""What a person watches while a run goes on: a live line on a terminal, a log line now and then elsewhere.
+
+It reads the same dict that goes to `metrics.jsonl` and measures nothing itself.
+"""
+
+import logging
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from genrecal_mcore.observability.logging_setup import stderr_console
+from genrecal_mcore.observability.metrics import MetricValue
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressLine:
+    """Show the newest step: loss, answer tokens a second, and who waited for whom.
+
+    On a terminal it is one live line; elsewhere the first, last and every `log_every_steps`-th step is logged.
+    A context manager: use it only on the rank that speaks.
+    """
+
+    def __init__(self, *, title: str, num_steps: int, first_step: int = 0, log_every_steps: int = 10) -> None:
+        self._title = title
+        self._num_steps = num_steps
+        self._num_done = first_step
+        self._first_step = first_step
+        self._log_every_steps = log_every_steps
+        self._bar = _live_line() if stderr_console().is_terminal else None
+
+    def __enter__(self) -> "ProgressLine":
+        if self._bar is not None:
+            self._bar.start()
+            self._bar.add_task(self._title, total=self._num_steps, completed=self._num_done, text="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, metrics: Mapping[str, MetricValue]) -> None:
+        """Show one finished step, given as the line written to `metrics.jsonl`."""
+        self._num_done += 1
+        text = step_text(metrics)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._num_done, text=text)
+        elif self._is_due():
+            logger.info("%s %d/%d  %s", self._title, self._num_done, self._num_steps, text)
+
+    def _is_due(self) -> bool:
+        is_edge = self._num_done in (self._first_step + 1, self._num_steps)
+        return is_edge or self._num_done % self._log_every_steps == 0
+
+
+def step_text(metrics: Mapping[str, MetricValue]) -> str:
+    """Return the short text of one step, e.g. `loss 2.3451  412 answer tokens/s  student waited 3 %`."""
+    step_s = _number(metrics["step_s"])
+    parts = [f"loss {_number(metrics['loss']):.4f}", f"lr {_number(metrics['lr']):.1e}"]
+    if step_s > 0:
+        parts.append(f"{_number(metrics['answer_tokens_student']) / step_s:.0f} answer tokens/s")
+        for side in ("student", "teacher"):
+            waited_s = metrics[f"{side}_wait_s"]
+            if waited_s is not None:
+                parts.append(f"{side} waited {waited_s:.2f} s of {step_s:.2f} s")
+    return "  ".join(parts)
+
+
+def _number(value: MetricValue) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _live_line() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=stderr_console())
