@@ -1,0 +1,297 @@
+"""The naive single-process GenRecal of Algorithms 1-3: one sample at a time, plain loops, whole logits, fp32.
+
+Written from the paper (section 3) on transformers alone: it shares no model, layout or loss code with
+genrecal_mcore, so that the two can be compared. Slow and wasteful on purpose.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer, Qwen2VLRotaryEmbedding
+
+Span = tuple[int, int]
+
+NORM_EPSILON = 1e-5
+"""Of the extra LayerNorm; torch's default."""
+
+STAGE_TERMS = {
+    1: ("ce_recal", "kl_recal", "ce_reg", "kl_reg"),
+    2: ("ce_recal", "kl_recal", "ce_student"),
+    3: ("ce_student",),
+}
+"""The summands of the loss of each stage."""
+
+BLOCKS = {
+    "qwen2": (Qwen2DecoderLayer, Qwen2RotaryEmbedding),
+    "llama": (LlamaDecoderLayer, LlamaRotaryEmbedding),
+    "qwen2_vl_text": (Qwen2VLDecoderLayer, Qwen2VLRotaryEmbedding),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RenderedConversation:
+    """One sample in one model's tokens, with its pixels."""
+
+    input_ids: torch.Tensor
+    """`[s]`, ends with the last answer token."""
+    answer_spans: Sequence[Span]
+    pixel_values: torch.Tensor | None = None
+    image_grid_thw: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceSample:
+    """One sample as both models see it."""
+
+    teacher: RenderedConversation | None
+    student: RenderedConversation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraState:
+    """An adapter on the student's language body: tensors named `layers.N....lora_A.default.weight`."""
+
+    tensors: Mapping[str, torch.Tensor]
+    r: int
+    alpha: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceStep:
+    """Loss terms by metric name and gradients of every trainable tensor by name."""
+
+    losses: dict[str, float]
+    recalibrator_gradients: dict[str, torch.Tensor]
+    student_gradients: dict[str, torch.Tensor]
+
+
+class ReferenceRecalibrator(nn.Module):
+    """Rec-proj-pre, blocks of the student's class, Rec-proj-post, LayerNorm; one sequence at a time."""
+
+    def __init__(
+        self, student_text_config: PretrainedConfig, *, teacher_hidden_size: int, num_layers: int
+    ) -> None:
+        super().__init__()
+        config = copy.deepcopy(student_text_config)
+        config.num_hidden_layers = num_layers
+        config.layer_types = ["full_attention"] * num_layers
+        # Eager attention obeys the mask that it is given and nothing else.
+        config._attn_implementation = "eager"
+        layer, rotary = BLOCKS[config.model_type]
+        hidden_size = config.hidden_size
+        self.is_mrope = config.model_type == "qwen2_vl_text"
+        self.rec_proj_pre = nn.Linear(teacher_hidden_size, hidden_size)
+        self.rec_body = nn.Module()
+        self.rec_body.layers = nn.ModuleList(layer(config, i) for i in range(num_layers))
+        self.rotary = rotary(config)
+        self.rec_proj_post = nn.Linear(hidden_size, teacher_hidden_size)
+        self.rec_norm = nn.LayerNorm(teacher_hidden_size, eps=NORM_EPSILON)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `[s, h_t]` for input rows `[s, h_s]` that went through Rec-proj-pre where they had to."""
+        num_rows = rows.shape[0]
+        hidden_states = rows[None]  # [1, s, h_s]
+        positions = torch.arange(num_rows)[None]
+        if self.is_mrope:
+            positions = positions.expand(3, 1, -1)  # three equal rows are plain 1-D RoPE
+        position_embeddings = self.rotary(hidden_states, positions)
+        mask = torch.full((num_rows, num_rows), float("-inf")).triu(1)[None, None]
+        for layer in self.rec_body.layers:
+            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=position_embeddings)
+        return self.rec_norm(self.rec_proj_post(hidden_states[0]))
+
+
+@dataclass(kw_only=True)
+class ReferenceModels:
+    """Teacher, student and Recalibrator of one run, in fp32, with the student's adapter if there is one."""
+
+    student: PreTrainedModel
+    teacher: PreTrainedModel | None = None
+    recalibrator: ReferenceRecalibrator | None = None
+    trainable_student: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    def trainable_recalibrator(self) -> dict[str, nn.Parameter]:
+        """Return the Recalibrator's learning tensors by name."""
+        if self.recalibrator is None:
+            return {}
+        return {name: p for name, p in self.recalibrator.named_parameters() if p.requires_grad}
+
+
+def build_reference_recalibrator(
+    state: Mapping[str, torch.Tensor], student: PreTrainedModel, teacher: PreTrainedModel
+) -> ReferenceRecalibrator:
+    """Build a Recalibrator from a state dict of genrecal_mcore's names; it must fit exactly."""
+    num_layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("rec_body.layers."))
+    recalibrator = ReferenceRecalibrator(
+        student.config.get_text_config(),
+        teacher_hidden_size=teacher.config.get_text_config().hidden_size,
+        num_layers=num_layers,
+    )
+    missing, unexpected = recalibrator.load_state_dict(dict(state), strict=False)
+    assert not unexpected, f"names that the paper's Recalibrator does not have: {unexpected}"
+    assert not missing, f"missing from the Recalibrator: {missing}"
+    return recalibrator
+
+
+def add_reference_lora(student: PreTrainedModel, lora: LoraState) -> dict[str, nn.Parameter]:
+    """Put the adapter into the student's language body, without dropout; return its parameters by name."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = sorted({name.split(".lora_")[0] for name in lora.tensors})
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets)
+    body = student.model.language_model
+    inject_adapter_in_model(config, body)
+    parameters = {name: p for name, p in body.named_parameters() if "lora_" in name}
+    assert parameters.keys() == lora.tensors.keys(), parameters.keys() ^ lora.tensors.keys()
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(lora.tensors[name])
+    return parameters
+
+
+def reference_step(
+    models: ReferenceModels, samples: Iterable[ReferenceSample], *, stage: int, is_regularized: bool = True
+) -> ReferenceStep:
+    """Run forward and backward over all samples of one optimizer step.
+
+    Sums run over all samples before the one division: by all teacher answer tokens, or by all student answer
+    tokens for `ce_student`.
+    """
+    sums: dict[str, torch.Tensor] = {}
+    num_teacher_tokens = num_student_tokens = 0
+    for sample in samples:
+        for name, value in _loss_sums(models, sample, stage=stage, is_regularized=is_regularized).items():
+            sums[name] = sums[name] + value if name in sums else value
+        num_student_tokens += _num_answer_tokens(sample.student)
+        if sample.teacher is not None:
+            num_teacher_tokens += _num_answer_tokens(sample.teacher)
+    losses = {
+        name: total / (num_student_tokens if name == "ce_student" else num_teacher_tokens)
+        for name, total in sums.items()
+    }
+    losses["loss"] = torch.stack([losses[name] for name in STAGE_TERMS[stage] if name in losses]).sum()
+    return ReferenceStep(
+        losses={name: value.item() for name, value in losses.items()},
+        recalibrator_gradients=_gradients(losses["loss"], models.trainable_recalibrator()),
+        student_gradients=_gradients(losses["loss"], models.trainable_student),
+    )
+
+
+def body_features(model: PreTrainedModel, conversation: RenderedConversation) -> torch.Tensor:
+    """Return the VLM body's output after the final norm, `[s, h]`, of one sample alone."""
+    inputs: dict[str, Any] = {"input_ids": conversation.input_ids[None]}
+    if conversation.pixel_values is not None:
+        inputs["pixel_values"] = conversation.pixel_values
+    if model.config.model_type == "qwen2_vl":
+        # The class remembers the position offset of its last images.
+        model.model.rope_deltas = None
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+        if conversation.image_grid_thw is not None:
+            inputs["image_grid_thw"] = conversation.image_grid_thw
+    return model.model(**inputs, use_cache=False).last_hidden_state[0]
+
+
+def _loss_sums(
+    models: ReferenceModels, sample: ReferenceSample, *, stage: int, is_regularized: bool
+) -> dict[str, torch.Tensor]:
+    sums: dict[str, torch.Tensor] = {}
+    with torch.set_grad_enabled(stage != 1):
+        z_student = body_features(models.student, sample.student)
+    if stage != 1:
+        sums["ce_student"] = _student_cross_entropy(models.student, z_student, sample.student)
+    if sample.teacher is None:
+        return sums
+    assert models.teacher is not None
+    with torch.no_grad():
+        z_teacher = body_features(models.teacher, sample.teacher)
+    paths = {"recal": _student_path(models, sample, z_student, z_teacher)}
+    if stage == 1 and is_regularized:
+        paths["reg"] = _teacher_path(models, sample, z_teacher)
+    for path, (rows, answer_starts) in paths.items():
+        cross_entropies, divergences, is_boundary = _frozen_head_losses(
+            models, sample, z_teacher, rows, answer_starts
+        )
+        for name, values in ((f"ce_{path}", cross_entropies), (f"kl_{path}", divergences)):
+            sums[name] = values.sum()
+            if path == "recal":
+                sums[f"{name}_boundary"] = values[is_boundary].sum()
+                sums[f"{name}_rest"] = values[~is_boundary].sum()
+    return sums
+
+
+def _student_path(
+    models: ReferenceModels, sample: ReferenceSample, z_student: torch.Tensor, z_teacher: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
+    """Build `[z_q1, pre(z_a1), z_q2, pre(z_a2), ...]`; return it with each answer's first row."""
+    pieces: list[torch.Tensor] = []
+    answer_starts: list[int] = []
+    question_start = 0
+    for student_span, teacher_span in zip(
+        sample.student.answer_spans, sample.teacher.answer_spans, strict=True
+    ):
+        pieces.append(z_student[question_start : student_span[0]])
+        answer_starts.append(sum(len(piece) for piece in pieces))
+        pieces.append(models.recalibrator.rec_proj_pre(z_teacher[teacher_span[0] : teacher_span[1]]))
+        question_start = student_span[1]
+    return torch.cat(pieces), answer_starts
+
+
+def _teacher_path(
+    models: ReferenceModels, sample: ReferenceSample, z_teacher: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
+    """Build `[pre(z_q1), pre(z_a1), ...]` from the teacher alone."""
+    return models.recalibrator.rec_proj_pre(z_teacher), [start for start, _ in sample.teacher.answer_spans]
+
+
+def _frozen_head_losses(
+    models: ReferenceModels,
+    sample: ReferenceSample,
+    z_teacher: torch.Tensor,
+    rows: torch.Tensor,
+    answer_starts: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return CE, KL and is_boundary of every label-bearing position, each `[t]`."""
+    head = models.teacher.lm_head
+    recalibrated_logits = head(models.recalibrator(rows))  # [s, v]
+    teacher_logits = head(z_teacher)
+    cross_entropies, divergences, is_boundary = [], [], []
+    for answer_start, (start, end) in zip(answer_starts, sample.teacher.answer_spans, strict=True):
+        for j in range(end - start):
+            log_q = torch.log_softmax(recalibrated_logits[answer_start + j - 1], dim=-1)
+            log_p = torch.log_softmax(teacher_logits[start + j - 1], dim=-1)
+            cross_entropies.append(-log_q[sample.teacher.input_ids[start + j]])
+            divergences.append((log_p.exp() * (log_p - log_q)).sum())
+            is_boundary.append(j == 0)
+    return torch.stack(cross_entropies), torch.stack(divergences), torch.tensor(is_boundary)
+
+
+def _student_cross_entropy(
+    student: PreTrainedModel, z_student: torch.Tensor, conversation: RenderedConversation
+) -> torch.Tensor:
+    log_probabilities = torch.log_softmax(student.lm_head(z_student), dim=-1)
+    terms = [
+        -log_probabilities[position - 1, conversation.input_ids[position]]
+        for start, end in conversation.answer_spans
+        for position in range(start, end)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _num_answer_tokens(conversation: RenderedConversation) -> int:
+    return sum(end - start for start, end in conversation.answer_spans)
+
+
+def _gradients(loss: torch.Tensor, parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    if not parameters:
+        return {}
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(parameters, gradients, strict=True))
