@@ -16,7 +16,7 @@ _OURS = "genrecal_handler"
 
 @cache
 def stderr_console() -> Console:
-    """Return the one console of this process, so that log lines and the live line do not overwrite each other."""
+    """Return the one console of this process: log lines and the live line must not overwrite each other."""
     return Console(stderr=True, soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 class ProgressLine:
     """Show the newest step: loss, answer tokens a second, and who waited for whom.
 
-    On a terminal it is one live line; elsewhere the first, last and every `log_every_steps`-th step is logged.
+    On a terminal it is one live line; elsewhere the first, last and each `log_every_steps`-th step is logged.
     A context manager: use it only on the rank that speaks.
     """
 
