@@ -4,8 +4,10 @@ What a family means for rendering stands in `data.families`, for modules in `mod
 `checkpoint_tools.families`: each room keeps its own table under these names.
 """
 
+import json
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 
@@ -30,3 +32,18 @@ def family_of_hf_config(hf_config: Mapping[str, Any], *, where: str) -> Family:
             f"{where}: model_type {model_type!r} (architectures {hf_config.get('architectures')}) is not supported; "
             f"expected one of: {supported}"
         ) from None
+
+
+def family_of_hf_folder(folder: Path) -> Family:
+    """Return the family of a Hugging Face checkpoint folder, read from its `config.json`.
+
+    Raises `ValueError` when the file is missing, is not JSON, or names an architecture that is not supported.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a Hugging Face checkpoint folder")
+    try:
+        hf_config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    return family_of_hf_config(hf_config, where=str(path))

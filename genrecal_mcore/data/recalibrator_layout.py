@@ -1,11 +1,12 @@
 """Says in which order student and teacher rows enter the Recalibrator and which of its outputs bear labels.
 
-Pure index arithmetic over answer spans: the student path `[z_q1, z_a1, z_q2, z_a2, ...]` of a conversation takes
-question rows from the student and answer rows from the teacher; the teacher path takes both from the teacher.
+Pure index arithmetic over answer spans: the student path `[z_q1, z_a1, z_q2, z_a2, ...]` of a conversation
+takes question rows from the student and answer rows from the teacher; the teacher path takes both from the
+teacher.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -20,8 +21,9 @@ class RecalibratorLayout:
     """Where each row of a Recalibrator input comes from and what is learnt from its output."""
 
     source: torch.Tensor
-    """`[b, s]`: i for student row i of the packed student rows, num_student_rows + j for teacher row j of the packed
-    payload; padding repeats the sample's first row."""
+    """`[b, s]`: i for student row i of the packed student rows, num_student_rows + j for teacher row j of the
+    packed payload; padding repeats the sample's first row.
+    """
     student_sample: torch.Tensor
     """`[n]`: sample of each packed student row."""
     student_position: torch.Tensor
@@ -34,6 +36,10 @@ class RecalibratorLayout:
     """`[t]`: index into the payload of the teacher's own feature at that position, the target of the KL."""
     is_boundary: torch.Tensor
     """`[t]` bool: the last question position of a turn, which predicts the first answer token."""
+
+    def to(self, device: torch.device) -> "RecalibratorLayout":
+        """Return the same layout with its tensors on `device`."""
+        return RecalibratorLayout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def payload_starts(spans: Spans, *, with_questions: bool) -> list[list[int]]:
@@ -92,7 +98,9 @@ def teacher_path_layout(teacher_spans: Spans, teacher_ids: torch.Tensor) -> Reca
 
 
 class _LayoutBuilder:
-    """Collects rows sample by sample; teacher rows are numbered from -1 downwards until all student rows are known."""
+    """Collects rows sample by sample; teacher rows are numbered from -1 downwards until all student rows are
+    known.
+    """
 
     def __init__(self, teacher_ids: torch.Tensor) -> None:
         self.teacher_ids = teacher_ids.tolist()

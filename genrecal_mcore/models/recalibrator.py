@@ -1,7 +1,8 @@
-"""The Recalibrator: maps student questions and teacher answers into one space that the teacher's head can read.
+"""The Recalibrator: maps student questions and teacher answers into one space that the teacher's head can
+read.
 
-Section 3.1-3.2 and 4.1(a) of the paper. It knows nothing of where its rows come from: `data.recalibrator_layout`
-says in which order they stand, `losses.frozen_head` what is done with the result.
+Section 3.1-3.2 and 4.1(a) of the paper. It knows nothing of where its rows come from:
+`data.recalibrator_layout` says in which order they stand, `losses.frozen_head` what is done with the result.
 """
 
 import copy
@@ -48,7 +49,9 @@ class RecalibratorBody(nn.Module):
 class Recalibrator(nn.Module):
     """Rec-proj-pre, Rec-body, Rec-proj-post and the extra LayerNorm, up to but without the teacher's head."""
 
-    def __init__(self, student_text_config: PretrainedConfig, *, teacher_hidden_size: int, num_layers: int) -> None:
+    def __init__(
+        self, student_text_config: PretrainedConfig, *, teacher_hidden_size: int, num_layers: int
+    ) -> None:
         super().__init__()
         hidden_size = student_text_config.hidden_size
         self.rec_proj_pre = nn.Linear(teacher_hidden_size, hidden_size)
@@ -56,11 +59,13 @@ class Recalibrator(nn.Module):
         self.rec_proj_post = nn.Linear(hidden_size, teacher_hidden_size)
         self.rec_norm = nn.LayerNorm(teacher_hidden_size)
 
-    def forward(self, student_rows: torch.Tensor, teacher_rows: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, student_rows: torch.Tensor, teacher_rows: torch.Tensor, source: torch.Tensor
+    ) -> torch.Tensor:
         """Return recalibrated features `[b, s, h_t]`, ready for the teacher's head (Alg. 1 line 4).
 
-        `student_rows` `[n, h_s]` and `teacher_rows` `[m, h_t]` are packed. `source` `[b, s]` says which row stands
-        where: i for student row i, n + j for teacher row j; padding repeats any row.
+        `student_rows` `[n, h_s]` and `teacher_rows` `[m, h_t]` are packed. `source` `[b, s]` says which row
+        stands where: i for student row i, n + j for teacher row j; padding repeats any row.
         """
         teacher_rows = self.rec_proj_pre(teacher_rows.to(self.rec_proj_pre.weight.dtype))
         rows = torch.cat([student_rows.to(teacher_rows.dtype), teacher_rows])  # [n + m, h_s]

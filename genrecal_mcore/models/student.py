@@ -1,6 +1,7 @@
 """The student: an ordinary Hugging Face VLM, its body and its head apart, LoRA on the language body alone.
 
-Only native classes are used; remote code is never run. What learns in which stage is said in `training.stages`.
+Only native classes are used; remote code is never run. What learns in which stage is said in
+`training.stages`.
 """
 
 import logging
@@ -12,7 +13,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from genrecal_mcore.config import LoraConfig as LoraSettings
 from genrecal_mcore.models.vision import image_features, scatter_features
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def load_student(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
-            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, e.g. {missing[:3]}"
+            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, e.g.
+            {missing[:3]}"
         )
     model.config.use_cache = False
     return model.requires_grad_(False)
@@ -51,14 +52,12 @@ def vision_encoder(model: PreTrainedModel) -> list[nn.Module]:
     return [body.visual.patch_embed, body.visual.blocks]
 
 
-def add_lora(model: PreTrainedModel, settings: LoraSettings, *, seed: int) -> None:
+def add_lora(model: PreTrainedModel, *, r: int, alpha: int, dropout: float, seed: int) -> None:
     """Put LoRA adapters into the language body in place; they alone learn.
 
     The adapters' A matrices are drawn from `seed`, B starts at zero.
     """
-    config = LoraConfig(
-        r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=LORA_TARGETS
-    )
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=LORA_TARGETS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model.model.language_model)

@@ -23,7 +23,8 @@ def image_features(
 ) -> torch.Tensor:
     """Return features `[n, h]` of all tiles or images, in order, from a Hugging Face `*Model`.
 
-    `pixel_values`: `[num_tiles, 3, height, width]`, or `[num_patches, d]` with `image_grid_thw` `[num_images, 3]`.
+    `pixel_values`: `[num_tiles, 3, height, width]`, or `[num_patches, d]` with `image_grid_thw` `[num_images,
+    3]`.
     """
     if image_grid_thw is None:
         features = model.get_image_features(
@@ -39,7 +40,8 @@ def image_features(
 def scatter_features(
     embeddings: torch.Tensor, input_ids: torch.Tensor, features: torch.Tensor, image_token_id: int
 ) -> torch.Tensor:
-    """Put image features `[n, h]` at the image tokens of embeddings `[b, s, h]`, ids `[b, s]`, in reading order.
+    """Put image features `[n, h]` at the image tokens of embeddings `[b, s, h]`, ids `[b, s]`, in reading
+    order.
 
     Raises `ValueError` when the number of image tokens is not n.
     """
@@ -47,14 +49,15 @@ def scatter_features(
     # The count reads ids that came from the CPU this step; a wrong one must never train.
     if int(mask.sum()) != features.shape[0]:
         raise ValueError(
-            f"the microbatch has {int(mask.sum())} image tokens but the vision tower gave {features.shape[0]} "
-            "features; the image processor's settings contradict the model's config.json"
+            f"the microbatch has {int(mask.sum())} image tokens but the vision tower gave {features.shape[0]}
+            " "features; the image processor's settings contradict the model's config.json"
         )
     return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.dtype))
 
 
 def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> torch.nn.Module:
-    """Build tower and projector from `folder` (`config.json`, `model.safetensors`), frozen, without language model.
+    """Build tower and projector from `folder` (`config.json`, `model.safetensors`), frozen, without language
+    model.
 
     Raises `ValueError` listing the keys that the file lacks or has too many.
     """
@@ -63,7 +66,8 @@ def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> to
     missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing or unexpected:
         raise ValueError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, unexpected {unexpected}"
+            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, unexpected
+            {unexpected}"
         )
     return model.to(dtype).requires_grad_(False).eval()
 

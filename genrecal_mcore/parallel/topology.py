@@ -74,8 +74,12 @@ def build_topology(
 
 
 def _create_mesh_groups(mesh: MeshSpec, rank: int) -> ProcessGroupCollection:
-    grid = HyperCommGrid([mesh.tp, 1, mesh.dp, mesh.pp], ["tp", "cp", "dp", "pp"], rank_offset=mesh.rank_offset)
-    created = {axes: grid.create_pg(list(axes)) for axes in (("tp",), ("cp",), ("dp",), ("pp",), ("tp", "cp"))}
+    grid = HyperCommGrid(
+        [mesh.tp, 1, mesh.dp, mesh.pp], ["tp", "cp", "dp", "pp"], rank_offset=mesh.rank_offset
+    )
+    created = {
+        axes: grid.create_pg(list(axes)) for axes in (("tp",), ("cp",), ("dp",), ("pp",), ("tp", "cp"))
+    }
     groups = ProcessGroupCollection()
     if rank in mesh.ranks:
         groups.tp, groups.cp, groups.dp = created["tp",], created["cp",], created["dp",]

@@ -7,4 +7,10 @@ from genrecal_mcore.models.teacher.head import load_teacher_head
 from genrecal_mcore.models.teacher.language_body import TeacherLanguageBody, check_divisible
 from genrecal_mcore.models.teacher.stage import TeacherStage, load_teacher_stage
 
-__all__ = ["TeacherLanguageBody", "TeacherStage", "check_divisible", "load_teacher_head", "load_teacher_stage"]
+__all__ = [
+    "TeacherLanguageBody",
+    "TeacherStage",
+    "check_divisible",
+    "load_teacher_head",
+    "load_teacher_stage",
+]

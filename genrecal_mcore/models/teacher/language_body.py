@@ -105,11 +105,16 @@ class TeacherLanguageBody(torch.nn.Module):
         self.eval()
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return word embeddings `[s, b, h]`, whole on each tp rank, for ids `[b, s]`. First stage only."""
-        return self.embedding(input_ids=input_ids, position_ids=None)
+        """Return word embeddings `[b, s, h]`, whole on each tp rank, for ids `[b, s]`. First stage only.
+
+        Only the lookup of mcore's embedding is used: its dropout forks the CUDA random state.
+        """
+        return self.embedding.word_embeddings(input_ids)
 
     def scatter_sequence(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Keep this tp rank's part `[s/tp, b, h]` of `[s, b, h]` under sequence parallelism, all of it without."""
+        """Keep this tp rank's part `[s/tp, b, h]` of `[s, b, h]` under sequence parallelism, all of it
+        without.
+        """
         if not self.config.sequence_parallel:
             return hidden_states
         return scatter_to_sequence_parallel_region(hidden_states, group=self.groups.tp)
@@ -179,5 +184,3 @@ def _frozen_linear_kernel():  # noqa: ANN202
     from megatron.core.tensor_parallel.layers import linear_with_frozen_weight
 
     return linear_with_frozen_weight
-
-

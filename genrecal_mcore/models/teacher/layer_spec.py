@@ -1,4 +1,5 @@
-"""Chooses the decoder layer of the teacher: Transformer Engine's where it is installed, plain PyTorch otherwise.
+"""Chooses the decoder layer of the teacher: Transformer Engine's where it is installed, plain PyTorch
+otherwise.
 
 Both write the same parameter names into a checkpoint, so that a folder converted on a CPU loads on a GPU.
 """
@@ -30,7 +31,8 @@ def has_transformer_engine() -> bool:
 
 
 class SdpaAttention(torch.nn.Module):
-    """Causal attention by `scaled_dot_product_attention`, without an `[s, s]` matrix and without global state.
+    """Causal attention by `scaled_dot_product_attention`, without an `[s, s]` matrix and without global
+    state.
 
     Replaces mcore's `DotProductAttention`, which needs `parallel_state` and the CUDA random state.
     """

@@ -41,7 +41,9 @@ class ShardedTensorLoadPlanner(LoadPlanner):
         self.stored = metadata.state_dict_metadata
 
     def create_local_plan(self) -> LoadPlan:
-        """List the reads; raises `ValueError` naming keys that are missing or whose shape contradicts the model."""
+        """List the reads; raises `ValueError` naming keys that are missing or whose shape contradicts the
+        model.
+        """
         items: list[ReadItem] = []
         for number, shard in enumerate(self.shards):
             stored = self.stored.get(shard.key)
@@ -108,7 +110,10 @@ def load_language_body(sharded_state_dict: Mapping[str, Any], folder: Path) -> N
     apply_factories(state)
     shards = [leaf for leaf in _leaves(state) if isinstance(leaf, ShardedTensor)]
     dcp.load(
-        {}, storage_reader=dcp.FileSystemReader(folder), planner=ShardedTensorLoadPlanner(shards), no_dist=True
+        {},
+        storage_reader=dcp.FileSystemReader(folder),
+        planner=ShardedTensorLoadPlanner(shards),
+        no_dist=True,
     )
 
 

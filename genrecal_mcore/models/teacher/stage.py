@@ -1,7 +1,8 @@
-"""One rank's part of the frozen teacher: vision on the first pipeline stage, a slice of the decoder everywhere.
+"""One rank's part of the frozen teacher: vision on the first pipeline stage, a slice of the decoder
+everywhere.
 
-Weights never move and never learn. The features of a microbatch leave the last stage; see `training.teacher_loop`
-for who asks for them.
+Weights never move and never learn. The features of a microbatch leave the last stage; see
+`training.teacher_loop` for who asks for them.
 """
 
 from pathlib import Path
@@ -38,14 +39,17 @@ class TeacherStage(torch.nn.Module):
     def embed(self, input_ids: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Return the decoder's input: global `[s, b, h]`, local `[s/tp, b, h]` under sequence parallelism.
 
-        `input_ids` `[b, s]`; `features` `[n, h]` of every image token of the microbatch, or None without images.
+        `input_ids` `[b, s]`; `features` `[n, h]` of every image token of the microbatch, or None without
+        images.
         """
-        hidden_states = self.body.embed(input_ids).transpose(0, 1)  # [s, b, h] -> [b, s, h]
+        hidden_states = self.body.embed(input_ids)  # [b, s, h]
         if features is not None:
             assert self.vision is not None
             image_token_id = self.vision.config.image_token_id
             hidden_states = scatter_features(hidden_states, input_ids, features, image_token_id)
-        return self.body.scatter_sequence(hidden_states.transpose(0, 1).contiguous())  # [b, s, h] -> [s, b, h]
+        return self.body.scatter_sequence(
+            hidden_states.transpose(0, 1).contiguous()
+        )  # [b, s, h] -> [s, b, h]
 
     def all_gather_image_features(
         self,

@@ -1,0 +1,10 @@
+"""Trains: the stages as a table, the student loop, the teacher loop, checkpoints, export.
+
+Start with `stages`, then `student_loop` and `teacher_loop`; `run` puts a rank into its role.
+"""
+
+from genrecal_mcore.training.export import export_student
+from genrecal_mcore.training.run import train
+from genrecal_mcore.training.stages import Stage, stage_of
+
+__all__ = ["Stage", "export_student", "stage_of", "train"]

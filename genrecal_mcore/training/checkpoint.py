@@ -1,0 +1,151 @@
+"""Saves and finds the state of a run: what learns, the optimizer, the step, the seeds.
+
+A checkpoint is a folder `checkpoints/step_00000100` in torch's distributed format, written under another name
+and renamed when it is whole. Frozen tensors are not in it: `state.json` names the checkpoints that hold them.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from genrecal_mcore.config import RunConfig, load_teacher_manifest
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunState:
+    """Where a run stands: everything that is not a tensor."""
+
+    step: int
+    """Steps done; the next one has this number."""
+    samples: int
+    """Position in the sample order: samples consumed so far."""
+    seed: int
+    data_digest: str
+    student_digest: str
+    teacher_digest: str | None
+
+
+def input_digests(config: RunConfig) -> dict[str, str | None]:
+    """Return the digests of the frozen inputs of a run: the student's weights and the teacher."""
+    teacher = None
+    if config.teacher is not None:
+        teacher = load_teacher_manifest(config.teacher.checkpoint).digest()
+    return {"student_digest": weights_digest(config.student.checkpoint), "teacher_digest": teacher}
+
+
+def weights_digest(folder: Path) -> str:
+    """Return a sha256 over the safetensors files of a folder, by name and content."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def checkpoints_dir(run_dir: Path) -> Path:
+    """Return the folder that holds a run's checkpoints."""
+    return run_dir / "checkpoints"
+
+
+def latest_checkpoint(run_dir: Path) -> Path | None:
+    """Return the newest whole checkpoint of a run, or None."""
+    found = sorted(checkpoints_dir(run_dir).glob("step_*"))
+    return found[-1] if found else None
+
+
+def read_run_state(checkpoint: Path) -> RunState:
+    """Read a checkpoint's `state.json`; raises `ValueError` naming the file when it is damaged."""
+    path = checkpoint / STATE_NAME
+    try:
+        return RunState(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a run state ({error}); remove {checkpoint} to use the one before"
+        ) from None
+
+
+def trainable_state(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return references to every tensor that learns and to its optimizer state, by name.
+
+    The optimizer's tensors come into being at its first step, or, for loading, in `allocate_optimizer_state`.
+    """
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return {
+        "model": {name: p.detach() for name, p in named.items()},
+        "optimizer": {name: optimizer.state[p] for name, p in named.items() if p in optimizer.state},
+    }
+
+
+def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make AdamW allocate its moments without moving any parameter, so that a checkpoint can be read into
+    them.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    optimizer.step()
+    for group, rate, decay in zip(optimizer.param_groups, rates, decays, strict=True):
+        group["lr"], group["weight_decay"] = rate, decay
+    optimizer.zero_grad(set_to_none=True)
+
+
+def save_checkpoint(
+    run_dir: Path, state: RunState, tensors: dict[str, Any], *, group: dist.ProcessGroup, keep: int
+) -> None:
+    """Write `step_N` atomically (collective over `group`) and remove all but the newest `keep`."""
+    final = checkpoints_dir(run_dir) / f"step_{state.step:08d}"
+    partial = final.with_name(f".partial_{final.name}")
+    is_writer = group.rank() == 0
+    if is_writer:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    dist.barrier(group=group)
+    dcp.save(tensors, checkpoint_id=partial, process_group=group)
+    if is_writer:
+        (partial / STATE_NAME).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        for old in sorted(checkpoints_dir(run_dir).glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier(group=group)
+    logger.info("checkpoint of step %d written to %s", state.step, final)
+
+
+def load_checkpoint(checkpoint: Path, tensors: dict[str, Any], *, group: dist.ProcessGroup) -> None:
+    """Read a checkpoint into `tensors` in place, whatever the number of ranks that wrote it (collective)."""
+    dcp.load(tensors, checkpoint_id=checkpoint, process_group=group)
+
+
+def read_model_tensors(checkpoint: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """Read the whole tensors below `model.<prefix>` into memory, without any other rank; names lose the
+    prefix.
+    """
+    reader = dcp.FileSystemReader(checkpoint)
+    full = f"model.{prefix}"
+    tensors = {
+        name: torch.empty(stored.size, dtype=stored.properties.dtype)
+        for name, stored in reader.read_metadata().state_dict_metadata.items()
+        if name.startswith(full) and isinstance(stored, TensorStorageMetadata)
+    }
+    if tensors:
+        dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return {name.removeprefix(full): tensor for name, tensor in tensors.items()}

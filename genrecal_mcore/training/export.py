@@ -1,0 +1,64 @@
+"""Writes what a run leads to: an ordinary Hugging Face student, and the Recalibrator beside it."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from genrecal_mcore.config import RunConfig, load_run_config
+from genrecal_mcore.models import load_student
+from genrecal_mcore.training.student_assembly import apply_result, recalibrator_result
+
+WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+
+
+def export_student(run_dir: Path, out: Path) -> None:
+    """Write `out/student` (Hugging Face layout, adapters merged) and `out/recalibrator.safetensors`.
+
+    The student has the dtype and the key spelling of the files it came from; what no run trained is byte-
+    equal. A run of method `sft` has no Recalibrator and writes none. Raises `ValueError` when `out` exists or
+    `run_dir` is not a run with a checkpoint; nothing is left behind on failure.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists; choose another --out or remove it")
+    config = _config_of(run_dir)
+    partial = out.with_name(f".partial_{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _write_student(config, run_dir, partial / "student")
+        if config.method == "genrecal":
+            tensors = {name: tensor.contiguous() for name, tensor in recalibrator_result(run_dir).items()}
+            save_file(tensors, partial / "recalibrator.safetensors")
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _config_of(run_dir: Path) -> RunConfig:
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} is not a run folder: {path} does not exist")
+    return load_run_config(path)
+
+
+def _write_student(config: RunConfig, run_dir: Path, folder: Path) -> None:
+    source = config.student.checkpoint
+    # Adapters are merged in fp32, and the sum rounded once to the dtype of the files.
+    student = load_student(source, dtype=torch.float32)
+    apply_result(student, run_dir)
+    student.to(_stored_dtype(source))
+    student.save_pretrained(folder)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name != "config.json":
+            shutil.copy2(path, folder / path.name)
+    shutil.copy2(source / "config.json", folder / "config.json")
+
+
+def _stored_dtype(source: Path) -> torch.dtype:
+    path = sorted(source.glob("*.safetensors"))[0]
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(next(iter(file.keys()))).dtype

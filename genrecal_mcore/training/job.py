@@ -1,0 +1,170 @@
+"""Sets up a job on one rank: checks before anything is written, the process group, the data, the topology.
+
+What the rank then does is in `run`.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from genrecal_mcore.config import RunConfig, family_of_hf_folder, validate_teacher_folder, write_run_config
+from genrecal_mcore.data import (
+    BatchShape,
+    ModelProcessor,
+    SampleIndex,
+    SampleOrder,
+    UnitLoader,
+    build_index,
+    load_processor,
+    write_skipped,
+)
+from genrecal_mcore.models.teacher import check_divisible
+from genrecal_mcore.observability import set_up_logging, versions_text
+from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims, layout_of
+from genrecal_mcore.training.checkpoint import latest_checkpoint, read_run_state
+from genrecal_mcore.training.stages import Stage, stage_of
+from genrecal_mcore.transfer import edges
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What every rank knows once the job is set up."""
+
+    config: RunConfig
+    stage: Stage
+    topology: Topology
+    index: SampleIndex
+    order: SampleOrder
+    batch: BatchShape
+    processors: dict[str, ModelProcessor | None]
+    checkpoint: Path | None
+    """Where a resumed run goes on from; None for a fresh one."""
+    first_step: int
+    """The step that this start of the run begins with."""
+
+    def loader(self, role: str) -> UnitLoader:
+        """Return a loader of units in the tokens of `role`."""
+        processor = self.processors[role]
+        assert processor is not None
+        return UnitLoader(self.index, self.order, processor, self.batch, role)
+
+
+def check_inputs(config: RunConfig, layout: Layout) -> None:
+    """Raise `ValueError` for checkpoints that are damaged or that the mesh cannot hold."""
+    family_of_hf_folder(config.student.checkpoint)
+    if config.teacher is not None and layout.teacher is not None:
+        check_divisible(validate_teacher_folder(config.teacher.checkpoint).language, layout.teacher)
+    if config.init_from is not None and latest_checkpoint(config.init_from) is None:
+        raise ValueError(
+            f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"
+        )
+
+
+def check_run_dir(config: RunConfig, *, resume: bool) -> None:
+    """Raise `ValueError` when the run folder exists and this is no resume, or the other way round."""
+    has_run = (config.run.dir / "config.yaml").exists()
+    if has_run and not resume:
+        raise ValueError(
+            f"run.dir: {config.run.dir} holds a run already; pass --resume or choose another run.dir"
+        )
+    if resume and not has_run:
+        raise ValueError(
+            f"run.dir: {config.run.dir} holds no run to resume; leave out --resume or name another"
+        )
+
+
+def choose_device(config: RunConfig) -> torch.device:
+    """Return this rank's device; `auto` takes CUDA where there is one."""
+    kind = config.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        install_cpu_shims()
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def start_process_group(config: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
+    """Join the job: NCCL on CUDA, gloo on CPU; a single process needs no rendezvous."""
+    if dist.is_initialized():
+        return
+    store = dist.HashStore() if world_size == 1 and "MASTER_ADDR" not in os.environ else None
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=rank,
+        world_size=world_size,
+        store=store,
+        timeout=timedelta(seconds=config.transfer.timeout_s),
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> None:
+    """Make the run folder and this rank's log file; the config is written once, by rank 0."""
+    dist.barrier()  # every rank has looked for an earlier run before rank 0 makes one
+    mesh = layout.mesh_of(rank)
+    role = layout.who(rank).partition("(")[2].rstrip(")")
+    set_up_logging(config.run.dir, rank=rank, role=role, speaks=rank == layout.student.rank_offset)
+    if rank == 0:
+        write_run_config(config, config.run.dir / "config.yaml")
+        (config.run.dir / "versions.txt").write_text(versions_text(), encoding="utf-8")
+    logger.info("%s of %d ranks, mesh %s", layout.who(rank), layout.world_size, mesh)
+
+
+def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.device, resume: bool) -> Job:
+    """Check the data on all ranks together, make the groups, find where to go on (collective over the world)."""
+    stage = stage_of(config)
+    processors = load_processors(config)
+    index = build_index(
+        config.data, processors, rank=rank, world_size=layout.world_size, gather=gather_over_world
+    )
+    if rank == 0:
+        write_skipped(config.run.dir / "skipped.jsonl", index)
+    checkpoint = latest_checkpoint(config.run.dir) if resume else None
+    served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
+    return Job(
+        config=config,
+        stage=stage,
+        topology=build_topology(layout, rank=rank, device=device, served_pairs=served),
+        index=index,
+        order=SampleOrder(len(index), config.train.seed, index.digest),
+        batch=batch_shape(config),
+        processors=processors,
+        checkpoint=checkpoint,
+        first_step=read_run_state(checkpoint).step if checkpoint else 0,
+    )
+
+
+def batch_shape(config: RunConfig) -> BatchShape:
+    """Return how the samples of a step are cut into units."""
+    return BatchShape(
+        micro_batch_size=config.train.micro_batch_size,
+        accumulation_steps=config.train.accumulation_steps,
+        student_dp=config.mesh.student.dp,
+    )
+
+
+def gather_over_world(local: list) -> list[list]:
+    """All-gather a list of plain records over the world."""
+    gathered: list = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, local)
+    return gathered
+
+
+def load_processors(config: RunConfig) -> dict[str, ModelProcessor | None]:
+    """Load the student's processor and, where there is a teacher, the teacher's."""
+    student = load_processor(config.student.checkpoint, family_of_hf_folder(config.student.checkpoint))
+    teacher = None
+    if config.teacher is not None:
+        family: Family = validate_teacher_folder(config.teacher.checkpoint).family
+        teacher = load_processor(config.teacher.checkpoint / "tokenizer", family)
+    return {"teacher": teacher, "student": student}

@@ -1,0 +1,136 @@
+"""Turns what every student rank measured in a step into one line of `metrics.jsonl`."""
+
+import resource
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLine
+from genrecal_mcore.training.stages import Stage
+from genrecal_mcore.training.student_feed import Waits
+from genrecal_mcore.training.student_module import LOSS_TERMS, StudentUnit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRecord:
+    """What one student rank knows of a finished step."""
+
+    step: int
+    lr: float
+    sums: torch.Tensor
+    """This rank's loss sums `[len(LOSS_TERMS)]`, fp64."""
+    unit: StudentUnit
+    """Any unit of the step: it carries the step's global token counts."""
+    grad_norm: torch.Tensor
+    seconds: float
+
+
+class StepRecorder:
+    """Sums over the student group; rank 0 of the group writes the line and moves the progress."""
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        stage: Stage,
+        *,
+        samples_per_step: int,
+        waits: Callable[[], Waits],
+        device: torch.device,
+    ) -> None:
+        self.group = group
+        self.stage = stage
+        self.samples_per_step = samples_per_step
+        self.waits = waits
+        self.device = device
+        self.before = Waits()
+        self.sinks: list[Callable[[dict[str, MetricValue]], None]] = []
+        self.open = ExitStack()
+
+    def write_to(self, config: RunConfig, *, first_step: int) -> None:
+        """Let this rank write the run's metrics and show its progress."""
+        self.stage_number = config.stage
+        path = config.run.dir / "metrics.jsonl"
+        writer = self.open.enter_context(MetricsWriter(path, first_step=first_step))
+        title = f"{config.method} stage {config.stage}"
+        progress = self.open.enter_context(
+            ProgressLine(title=title, num_steps=config.train.steps, first_step=first_step)
+        )
+        self.sinks += [writer.write, progress.update]
+
+    def record(self, record: StepRecord) -> None:
+        """Reduce a step over the student group and write it (collective; waits for the device: it is
+        logging).
+        """
+        totals = self._sum_over_group(record)
+        if self.sinks:
+            metrics = self._metrics(record, totals)
+            for sink in self.sinks:
+                sink(metrics)
+
+    def close(self) -> None:
+        """Close the file and the progress line."""
+        self.open.close()
+
+    def _sum_over_group(self, record: StepRecord) -> dict[str, float]:
+        waits = self.waits()
+        local = torch.tensor(
+            [
+                waits.student_s - self.before.student_s,
+                waits.teacher_s - self.before.teacher_s,
+                waits.bytes_received - self.before.bytes_received,
+            ],
+            dtype=torch.float64,
+            device=self.device,
+        )
+        self.before = waits
+        totals = torch.cat([record.sums, local])
+        dist.all_reduce(totals, group=self.group)
+        names = (*LOSS_TERMS, "student_wait_s", "teacher_wait_s", "bytes_received")
+        return dict(zip(names, totals.tolist(), strict=True))
+
+    def _metrics(self, record: StepRecord, totals: dict[str, float]) -> dict[str, MetricValue]:
+        unit, stage, ranks = record.unit, self.stage, self.group.size()
+        terms = self._loss_terms(unit, totals)
+        whole = ("ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student")
+        return {
+            "step": record.step,
+            "stage": self.stage_number,
+            "lr": record.lr,
+            "loss": sum(terms[name] or 0.0 for name in whole),
+            **terms,
+            "answer_tokens_teacher": unit.teacher_answer_tokens if stage.has_teacher else None,
+            "answer_tokens_student": unit.student_answer_tokens,
+            "samples": (record.step + 1) * self.samples_per_step,
+            "step_s": record.seconds,
+            "student_wait_s": totals["student_wait_s"] / ranks if stage.has_teacher else None,
+            "teacher_wait_s": totals["teacher_wait_s"] / ranks if stage.has_teacher else None,
+            "bytes_received": int(totals["bytes_received"]) if stage.has_teacher else None,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "grad_norm": float(record.grad_norm),
+        }
+
+    def _loss_terms(self, unit: StudentUnit, totals: dict[str, float]) -> dict[str, float | None]:
+        terms: dict[str, float | None] = {}
+        for name in LOSS_TERMS:
+            tokens = unit.student_answer_tokens if name == "ce_student" else unit.teacher_answer_tokens
+            terms[name] = totals[name] / tokens if self._has_term(name) else None
+        for name in ("ce_recal", "kl_recal"):
+            boundary, rest = terms[f"{name}_boundary"], terms[f"{name}_rest"]
+            terms[name] = None if boundary is None or rest is None else boundary + rest
+        return terms
+
+    def _has_term(self, name: str) -> bool:
+        if name == "ce_student":
+            return self.stage.student_ce
+        return self.stage.teacher_path if name.endswith("_reg") else self.stage.student_path
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory this process has held: allocated on the device, or resident on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,239 @@
+"""Runs one stage on this rank: set up the job, take a role, train, leave.
+
+`train` is what `genrecal train` calls under torchrun, once on every rank.
+"""
+
+import logging
+import os
+
+import torch
+import torch.distributed as dist
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.models import load_teacher_stage
+from genrecal_mcore.parallel import layout_of
+from genrecal_mcore.training.checkpoint import (
+    RunState,
+    allocate_optimizer_state,
+    input_digests,
+    load_checkpoint,
+    read_run_state,
+    save_checkpoint,
+    trainable_state,
+)
+from genrecal_mcore.training.job import (
+    Job,
+    check_inputs,
+    check_run_dir,
+    choose_device,
+    set_up_job,
+    set_up_run_dir,
+    start_process_group,
+)
+from genrecal_mcore.training.optimizer import build_optimizer
+from genrecal_mcore.training.pipeline import PipelineLink
+from genrecal_mcore.training.recorder import StepRecorder
+from genrecal_mcore.training.student_assembly import (
+    build_student_module,
+    log_parameters,
+    shard_,
+    trainable_parameters,
+)
+from genrecal_mcore.training.student_feed import StepTokens, StudentFeed, TeacherSide
+from genrecal_mcore.training.student_loop import StudentRank, run_student
+from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.teacher_loop import TeacherRank, run_teacher
+from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RoutePlan
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, *, resume: bool) -> None:
+    """Train one stage as one rank of the job that torchrun (or a single process) started.
+
+    Raises `ValueError` for a configuration that cannot work and `RuntimeError` for a run that broke; nothing
+    is written before the configuration has passed.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    layout = layout_of(config.mesh, world_size=world_size)
+    check_inputs(config, layout)
+    check_run_dir(config, resume=resume)
+    device = choose_device(config)
+    start_process_group(config, rank=rank, world_size=world_size, device=device)
+    set_up_run_dir(config, layout, rank=rank)
+    job = set_up_job(config, layout, rank=rank, device=device, resume=resume)
+    if job.topology.is_teacher:
+        run_teacher_rank(job)
+    else:
+        run_student_rank(job)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def route_plan(job: Job) -> RoutePlan:
+    """Return who serves whom."""
+    layout = job.topology.layout
+    assert layout.teacher is not None
+    return RoutePlan(
+        accumulation_steps=job.batch.accumulation_steps,
+        student_dp=layout.student.dp,
+        teacher_dp=layout.teacher.dp,
+    )
+
+
+def run_teacher_rank(job: Job) -> None:
+    """Load this rank's stage of the teacher and stream every unit that its replica serves."""
+    config, topology = job.config, job.topology
+    mesh = topology.layout.teacher
+    assert mesh is not None and config.teacher is not None and topology.teacher_groups is not None
+    teacher = load_teacher_stage(
+        config.teacher.checkpoint, mesh, topology.teacher_groups, device=topology.device
+    )
+    dtype = teacher.body.config.params_dtype
+    replica = mesh.coordinate_of(topology.rank).dp
+    rank = TeacherRank(
+        teacher=teacher,
+        loader=job.loader("teacher"),
+        link=PipelineLink(topology, dtype=dtype, timeout_s=config.transfer.timeout_s),
+        sender=feature_sender(job) if teacher.is_last_stage else None,
+        plan=route_plan(job),
+        stage=job.stage,
+        device=topology.device,
+    )
+    run_teacher(rank, replica, first_step=job.first_step, last_step=config.train.steps)
+
+
+def feature_sender(job: Job) -> FeatureSender:
+    """Return the sending end of every edge of this rank."""
+    topology, transfer = job.topology, job.config.transfer
+    student = topology.layout.student
+    peers = {
+        student.coordinate_of(receiver).dp: Edge(group=group, peer_rank=receiver)
+        for (_, receiver), group in topology.edges.items()
+    }
+    return FeatureSender(
+        peers, prefetch=transfer.prefetch, timeout_s=transfer.timeout_s, who=topology.layout.who
+    )
+
+
+def feature_receiver(job: Job, module: StudentModule) -> FeatureReceiver:
+    """Return the receiving end of every edge of this rank."""
+    topology, transfer = job.topology, job.config.transfer
+    teacher = topology.layout.teacher
+    assert teacher is not None
+    peers = {}
+    for (sender, _), group in topology.edges.items():
+        at = teacher.coordinate_of(sender)
+        peers[at.dp, at.tp] = Edge(group=group, peer_rank=sender)
+    return FeatureReceiver(
+        peers,
+        prefetch=transfer.prefetch,
+        timeout_s=transfer.timeout_s,
+        hidden_size=module.teacher_head.shape[1],
+        dtype=module.teacher_head.dtype,
+        device=topology.device,
+        who=topology.layout.who,
+    )
+
+
+def run_student_rank(job: Job) -> None:
+    """Build the student side, go on from a checkpoint if there is one, and run the student loop."""
+    config, topology = job.config, job.topology
+    group = topology.student_group
+    assert group is not None
+    module = build_student_module(config, device=topology.device)
+    log_parameters(module, job.stage)
+    feed = student_feed(job, module)
+    shard_(module, config, group)
+    optimizer = build_optimizer(trainable_parameters(module), config.train)
+    digests = input_digests(config)
+    if job.checkpoint is not None:
+        resume_from(job, module, optimizer, run_state(job, digests, job.first_step))
+    recorder = StepRecorder(
+        group,
+        job.stage,
+        samples_per_step=job.batch.samples_per_step,
+        waits=lambda: feed.waits,
+        device=topology.device,
+    )
+    if group.rank() == 0:
+        recorder.write_to(config, first_step=job.first_step)
+    units = feed.units(
+        group.rank(),
+        first_step=job.first_step,
+        last_step=config.train.steps,
+        prefetch=config.transfer.prefetch,
+    )
+    rank = StudentRank(
+        module=module,
+        optimizer=optimizer,
+        units=units,
+        recorder=recorder,
+        save=lambda steps_done: save(job, module, optimizer, run_state(job, digests, steps_done)),
+        student_rank=group.rank(),
+    )
+    try:
+        run_student(rank, config, first_step=job.first_step)
+    finally:
+        recorder.close()
+
+
+def student_feed(job: Job, module: StudentModule) -> StudentFeed:
+    """Return the source of this rank's units."""
+    layout = job.topology.layout
+    teacher = None
+    if layout.teacher is not None:
+        teacher = TeacherSide(
+            loader=job.loader("teacher"),
+            receiver=feature_receiver(job, module),
+            plan=route_plan(job),
+            tp=layout.teacher.tp,
+            sequence_parallel=layout.teacher.sequence_parallel,
+        )
+    tokens = StepTokens(index=job.index, order=job.order, batch=job.batch)
+    return StudentFeed(
+        job.loader("student"), teacher, stage=job.stage, tokens=tokens, device=job.topology.device
+    )
+
+
+def save(job: Job, module: StudentModule, optimizer: torch.optim.Optimizer, state: RunState) -> None:
+    """Write a checkpoint of the run (collective over the student group)."""
+    group = job.topology.student_group
+    assert group is not None
+    save_checkpoint(
+        job.config.run.dir,
+        state,
+        trainable_state(module, optimizer),
+        group=group,
+        keep=job.config.train.keep_checkpoints,
+    )
+
+
+def run_state(job: Job, digests: dict[str, str | None], steps_done: int) -> RunState:
+    """Return what identifies the run's position and its inputs."""
+    return RunState(
+        step=steps_done,
+        samples=steps_done * job.batch.samples_per_step,
+        seed=job.config.train.seed,
+        data_digest=job.index.digest,
+        **digests,
+    )
+
+
+def resume_from(
+    job: Job, module: StudentModule, optimizer: torch.optim.Optimizer, expected: RunState
+) -> None:
+    """Read tensors and optimizer state of the job's checkpoint; raises `ValueError` when its inputs were
+    others.
+    """
+    assert job.checkpoint is not None and job.topology.student_group is not None
+    found = read_run_state(job.checkpoint)
+    for field in ("samples", "seed", "data_digest", "student_digest", "teacher_digest"):
+        if getattr(found, field) != getattr(expected, field):
+            raise ValueError(
+                f"{job.checkpoint} was written with {field} {getattr(found, field)}, but this run has "
+                f"{getattr(expected, field)}; resume with the configuration and files that the run began with"
+            )
+    allocate_optimizer_state(optimizer)
+    load_checkpoint(job.checkpoint, trainable_state(module, optimizer), group=job.topology.student_group)
+    logger.info("resumed at step %d from %s", found.step, job.checkpoint)

@@ -1,0 +1,192 @@
+"""Builds what a student rank trains: student, Recalibrator and head, from files and from an earlier run's
+result.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel
+
+from genrecal_mcore.config import RunConfig, load_run_config
+from genrecal_mcore.models import (
+    Recalibrator,
+    add_lora,
+    initialise_recalibrator,
+    learn_all_but_vision_encoder,
+    load_student,
+    load_teacher_head,
+    merge_lora,
+    vision_encoder,
+)
+from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
+from genrecal_mcore.training.stages import Stage, stage_of
+from genrecal_mcore.training.student_module import StudentModule
+
+logger = logging.getLogger(__name__)
+
+
+def build_student_module(config: RunConfig, *, device: torch.device) -> StudentModule:
+    """Return the unsharded module of a run at its first step, with what learns marked.
+
+    Parameters that learn are float32, whatever the dtype of the rest: an update of 1e-4 would be lost in
+    bfloat16.
+    """
+    stage = stage_of(config)
+    student = student_before_stage(config)
+    if stage.student_learns == "lora":
+        add_lora_(student, config)
+    elif stage.student_learns == "all_but_vision_encoder":
+        learn_all_but_vision_encoder(student)
+    recalibrator = head = None
+    if stage.has_teacher:
+        assert config.teacher is not None
+        head = load_teacher_head(config.teacher.checkpoint, device=device)
+        recalibrator = recalibrator_before_stage(config, student, teacher_hidden_size=head.shape[1])
+        recalibrator.requires_grad_(stage.recalibrator_learns)
+    module = StudentModule(
+        student, recalibrator, head, stage=stage, loss_memory_bytes=config.loss.memory_budget_mib * 2**20
+    )
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    set_modes(module, config)
+    return module.to(device)
+
+
+def student_before_stage(config: RunConfig) -> PreTrainedModel:
+    """Return the student as the run starts with it: from its files, plus what earlier runs taught it."""
+    student = load_student(config.student.checkpoint, dtype=getattr(torch, config.train.dtype))
+    if config.init_from is not None:
+        apply_result(student, config.init_from)
+    return student
+
+
+def apply_result(student: PreTrainedModel, run_dir: Path) -> None:
+    """Bring a freshly loaded student to the state in which a run left it, adapters merged.
+
+    Runs that the named one started from are applied first.
+    """
+    config = load_run_config(run_dir / "config.yaml")
+    stage = stage_of(config)
+    if config.init_from is not None:
+        apply_result(student, config.init_from)
+    if stage.student_learns == "nothing":
+        return
+    tensors = read_model_tensors(result_of(run_dir), "student.")
+    if stage.student_learns == "lora":
+        add_lora_(student, config)
+    _load_into(student, tensors, where=run_dir)
+    if stage.student_learns == "lora":
+        merge_lora(student)
+        student.requires_grad_(False)
+
+
+def add_lora_(student: PreTrainedModel, config: RunConfig) -> None:
+    """Put the adapters that a run asks for into the student, in place."""
+    lora = config.student.lora
+    add_lora(student, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=config.train.seed)
+
+
+def result_of(run_dir: Path) -> Path:
+    """Return the newest checkpoint of a run; raises `ValueError` when it has none."""
+    checkpoint = latest_checkpoint(run_dir)
+    if checkpoint is None:
+        raise ValueError(
+            f"{run_dir} holds no checkpoint to start from; train it first or name another run in init_from"
+        )
+    return checkpoint
+
+
+def recalibrator_before_stage(
+    config: RunConfig, student: PreTrainedModel, *, teacher_hidden_size: int
+) -> Recalibrator:
+    """Return the Recalibrator as the run starts with it: new in stage 1, an earlier run's afterwards."""
+    text_config = student.config.get_text_config()
+    recalibrator = Recalibrator(
+        text_config, teacher_hidden_size=teacher_hidden_size, num_layers=config.recalibrator.num_layers
+    )
+    if config.init_from is None:
+        initialise_recalibrator(recalibrator, std=text_config.initializer_range, seed=config.train.seed)
+    else:
+        _load_into(recalibrator, recalibrator_result(config.init_from), where=config.init_from)
+    return recalibrator
+
+
+def recalibrator_result(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Return the Recalibrator's tensors of a run, or of the run that it started from when it did not train
+    one.
+    """
+    tensors = read_model_tensors(result_of(run_dir), "recalibrator.")
+    if tensors:
+        return tensors
+    parent = load_run_config(run_dir / "config.yaml").init_from
+    if parent is None:
+        raise ValueError(
+            f"{run_dir} and the runs before it hold no Recalibrator; stage 2 starts from a stage-1 run"
+        )
+    return recalibrator_result(parent)
+
+
+def _load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], *, where: Path) -> None:
+    own = dict(module.named_parameters(remove_duplicate=False))
+    wrong = [name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape]
+    if wrong:
+        raise ValueError(f"{where} holds {len(wrong)} tensors that do not fit this model, e.g. {wrong[0]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def set_modes(module: StudentModule, config: RunConfig) -> None:
+    """Put what learns into training mode, the vision encoder into evaluation mode, and set up recomputation."""
+    module.train(module.stage.student_learns != "nothing")
+    for encoder in vision_encoder(module.student):
+        encoder.eval()
+    if module.recalibrator is not None:
+        module.recalibrator.train()
+    if config.train.gradient_checkpointing and module.stage.student_learns != "nothing":
+        module.student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -> StudentModule:
+    """Shard parameters, gradients and optimizer state over the student group with FSDP2, in place.
+
+    Every decoder layer is a unit of its own; head, embedding, vision and projections belong to the root, so
+    that the one forward of the root finds them whole. Gradients are summed, not averaged: losses are divided
+    by global counts already.
+    """
+    mesh = DeviceMesh.from_group(group, module_device_type(module))
+    dtype = getattr(torch, config.train.dtype)
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    layers = list(module.student.model.language_model.layers)
+    if module.recalibrator is not None:
+        layers += list(module.recalibrator.rec_body.layers)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(module, mesh=mesh, mp_policy=policy)
+    for child in module.modules():
+        if isinstance(child, FSDPModule):
+            child.set_gradient_divide_factor(1.0)
+            child.set_force_sum_reduction_for_comms(True)
+    return module
+
+
+def module_device_type(module: torch.nn.Module) -> str:
+    """Return `cpu` or `cuda`: where the module's parameters are."""
+    return next(module.parameters()).device.type
+
+
+def trainable_parameters(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Return the parameters that learn, in the module's order."""
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def log_parameters(module: StudentModule, stage: Stage) -> None:
+    """Log how many parameters there are and how many of them learn."""
+    total = sum(p.numel() for p in module.parameters())
+    learning = sum(p.numel() for p in trainable_parameters(module))
+    logger.info("student side: %d parameters, %d learn (student: %s)", total, learning, stage.student_learns)

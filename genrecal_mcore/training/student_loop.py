@@ -1,0 +1,75 @@
+"""The student loop: one function, one step after another, the same for every stage and method."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.parallel import seed_unit
+from genrecal_mcore.training.optimizer import learning_rate
+from genrecal_mcore.training.recorder import StepRecord, StepRecorder
+from genrecal_mcore.training.student_module import LOSS_TERMS, StudentModule, StudentUnit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentRank:
+    """What one student rank works with."""
+
+    module: StudentModule
+    """Under FSDP2 over the student group."""
+    optimizer: torch.optim.AdamW
+    units: Iterator[StudentUnit]
+    recorder: StepRecorder
+    save: Callable[[int], None]
+    """Writes a checkpoint that says how many steps are done."""
+    student_rank: int
+
+
+def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> None:
+    """Train from `first_step` to the last step; record each, save every so often and at the end."""
+    for step in range(first_step, config.train.steps):
+        started = time.perf_counter()
+        lr = learning_rate(step, config.train)
+        for group in rank.optimizer.param_groups:
+            group["lr"] = lr
+
+        sums, unit = accumulate_gradients(rank, config, step)
+        grad_norm = gradient_norm(rank.module)
+        rank.optimizer.step()
+        rank.optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - started
+        rank.recorder.record(
+            StepRecord(step=step, lr=lr, sums=sums, unit=unit, grad_norm=grad_norm, seconds=seconds)
+        )
+        steps_done = step + 1
+        if steps_done % config.train.checkpoint_every_steps == 0 or steps_done == config.train.steps:
+            rank.save(steps_done)
+
+
+def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tuple[torch.Tensor, StudentUnit]:
+    """Run the step's microbatches; return this rank's loss sums `[len(LOSS_TERMS)]` and the last unit.
+
+    Gradients are reduced over the student group once, with the last microbatch.
+    """
+    sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
+    last = config.train.accumulation_steps - 1
+    for microbatch in range(config.train.accumulation_steps):
+        unit = next(rank.units)
+        seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)
+        assert isinstance(rank.module, FSDPModule)
+        rank.module.set_requires_gradient_sync(microbatch == last)
+        loss, unit_sums = rank.module(unit)
+        loss.backward()
+        sums += unit_sums
+    return sums, unit
+
+
+def gradient_norm(module: torch.nn.Module) -> torch.Tensor:
+    """Return the 2-norm of the whole gradient over all ranks (collective over the student group)."""
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm

@@ -1,0 +1,161 @@
+"""The student side of one unit of work as one `torch` module: bodies in, loss out.
+
+Everything that learns hangs under this module, so that FSDP2 sees one root with one forward, and a checkpoint
+one tree of names: `student.*` and `recalibrator.*`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from genrecal_mcore.data import Microbatch, RecalibratorLayout, student_path_layout, teacher_path_layout
+from genrecal_mcore.losses import frozen_head_loss, student_head_loss
+from genrecal_mcore.models import Recalibrator, student_body
+from genrecal_mcore.training.stages import Stage
+
+LOSS_TERMS = (
+    "ce_recal_boundary",
+    "ce_recal_rest",
+    "kl_recal_boundary",
+    "kl_recal_rest",
+    "ce_reg",
+    "kl_reg",
+    "ce_student",
+)
+"""Order of the sums that the module returns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentUnit:
+    """What a student rank needs for one microbatch, on its device."""
+
+    student: Microbatch
+    teacher: Microbatch | None
+    """The same samples in the teacher's tokens, without pixels; None where no teacher takes part."""
+    payload: torch.Tensor | None
+    """`[rows, h_t]` teacher features in the order of `data.payload_rows`."""
+    teacher_answer_tokens: int
+    """Label-bearing tokens of the whole step, over all ranks and microbatches, in the teacher's tokenizer."""
+    student_answer_tokens: int
+    """The same in the student's tokenizer."""
+
+
+class StudentModule(nn.Module):
+    """Student, Recalibrator and the frozen copy of the teacher's head."""
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        recalibrator: Recalibrator | None,
+        teacher_head: torch.Tensor | None,
+        *,
+        stage: Stage,
+        loss_memory_bytes: int,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.recalibrator = recalibrator
+        self.register_buffer("teacher_head", teacher_head, persistent=False)
+        self.stage = stage
+        self.loss_memory_bytes = loss_memory_bytes
+
+    def forward(self, unit: StudentUnit) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this unit's share of the step's loss, a scalar, and its loss sums `[len(LOSS_TERMS)]`,
+        detached.
+
+        Each sum is divided once, by the step's global count of label-bearing tokens, so that the gradient
+        depends neither on the number of ranks nor on that of microbatches.
+        """
+        hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [b, s, h_s]
+        sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=hidden_states.device)
+        loss = torch.zeros((), device=hidden_states.device)
+        if self.stage.student_path:
+            layout = student_layout(unit, with_questions=self.stage.with_questions)
+            rows = hidden_states[layout.student_sample, layout.student_position]
+            total, ce, kl = self._recalibrated_loss(unit, layout, rows)
+            loss = loss + total / unit.teacher_answer_tokens
+            boundary = layout.is_boundary
+            sums[0], sums[1] = ce[boundary].sum(), ce[~boundary].sum()
+            sums[2], sums[3] = kl[boundary].sum(), kl[~boundary].sum()
+        if self.stage.teacher_path:
+            layout = regularizer_layout(unit)
+            total, ce, kl = self._recalibrated_loss(
+                unit, layout, hidden_states.new_zeros(0, hidden_states.shape[2])
+            )
+            loss = loss + total / unit.teacher_answer_tokens
+            sums[4], sums[5] = ce.sum(), kl.sum()
+        if self.stage.student_ce:
+            ce_sum = self._student_ce(unit.student, hidden_states)
+            loss = loss + ce_sum / unit.student_answer_tokens
+            sums[6] = ce_sum.detach()
+        return loss, sums
+
+    def _student_hidden_states(self, batch: Microbatch) -> torch.Tensor:
+        vision = batch.vision
+        with torch.set_grad_enabled(self.stage.student_learns != "nothing"):
+            return student_body(
+                self.student,
+                batch.input_ids,
+                batch.position_ids,
+                vision.pixel_values if vision else None,
+                vision.image_grid_thw if vision else None,
+            )
+
+    def _recalibrated_loss(
+        self, unit: StudentUnit, layout: RecalibratorLayout, student_rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        # Alg. 1 lines 4-6: Recalibrator, then CE to the labels and KL to the teacher through the teacher's
+        # head.
+        assert self.recalibrator is not None and unit.payload is not None
+        recalibrated = self.recalibrator(student_rows, unit.payload, layout.source).flatten(
+            0, 1
+        )  # [b * s, h_t]
+        out = frozen_head_loss(
+            recalibrated[layout.label_rows],
+            unit.payload[layout.teacher_rows],
+            layout.labels,
+            self.teacher_head,
+            memory_budget_bytes=self.loss_memory_bytes,
+        )
+        return out.total, out.ce, out.kl
+
+    def _student_ce(self, batch: Microbatch, hidden_states: torch.Tensor) -> torch.Tensor:
+        # Question positions never see the vocabulary: only rows that predict an answer token are projected.
+        samples, positions = label_positions(batch)
+        rows = hidden_states[samples, positions]
+        labels = batch.input_ids[samples, positions + 1]
+        weight = self.student.get_output_embeddings().weight
+        return student_head_loss(rows, labels, weight, memory_budget_bytes=self.loss_memory_bytes)
+
+
+def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLayout:
+    """Return the student path's layout on the unit's device."""
+    assert unit.teacher is not None
+    layout = student_path_layout(
+        unit.student.answer_spans,
+        unit.teacher.answer_spans,
+        unit.teacher.input_ids,
+        with_questions=with_questions,
+    )
+    return layout.to(unit.student.input_ids.device)
+
+
+def regularizer_layout(unit: StudentUnit) -> RecalibratorLayout:
+    """Return the teacher path's layout on the unit's device."""
+    assert unit.teacher is not None
+    layout = teacher_path_layout(unit.teacher.answer_spans, unit.teacher.input_ids)
+    return layout.to(unit.student.input_ids.device)
+
+
+def label_positions(batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return sample and position, each `[t]`, of every row that predicts an answer token."""
+    pairs = [
+        (sample, position)
+        for sample, spans in enumerate(batch.answer_spans)
+        for start, end in spans
+        for position in range(start - 1, end - 1)
+    ]
+    samples, positions = torch.tensor(pairs, device=batch.input_ids.device).unbind(1)
+    return samples, positions

@@ -1,0 +1,108 @@
+"""The teacher loop: a forward pipeline that streams units and never flushes.
+
+Every rank of a replica walks the same list of units. The first stage reads pixels, the last sends features; a
+rank in between needs tokens and positions only. The loop runs ahead of the students until the channel's bound
+stops it.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from genrecal_mcore.data import Microbatch, UnitLoader, payload_rows
+from genrecal_mcore.models import TeacherStage
+from genrecal_mcore.training.pipeline import PipelineLink
+from genrecal_mcore.training.stages import Stage
+from genrecal_mcore.transfer import (
+    FeatureSender,
+    RoutePlan,
+    Unit,
+    owner_of_rows,
+    unit_digest,
+    units_of_replica,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherRank:
+    """What one teacher rank works with."""
+
+    teacher: TeacherStage
+    loader: UnitLoader
+    link: PipelineLink
+    sender: FeatureSender | None
+    """None except on the last stage."""
+    plan: RoutePlan
+    stage: Stage
+    device: torch.device
+
+
+@torch.inference_mode()
+def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
+    """Compute and send the features of every unit that a replica serves in steps `[first_step, last_step)`."""
+    for unit in units_of_replica(replica, rank.plan, first_step, last_step):
+        batch = load_unit(rank, unit)
+        if rank.teacher.is_first_stage:
+            hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
+        else:
+            hidden_states = rank.link.receive(unit, local_shape(rank, batch))
+        hidden_states = rank.teacher.body(hidden_states, batch.position_ids)  # local [s/tp or s, b, h]
+        if rank.sender is None:
+            rank.link.send(unit, hidden_states)
+        else:
+            digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
+            rank.sender.send(unit, own_rows(rank, batch, hidden_states), digest)
+    rank.link.drain()
+    if rank.sender is not None:
+        rank.sender.drain()
+        logger.info("sent %d bytes, waited %.2f s for students", rank.sender.bytes_sent, rank.sender.waited_s)
+
+
+def load_unit(rank: TeacherRank, unit: Unit) -> Microbatch:
+    """Render a unit in the teacher's tokens, with pixels on the first stage only."""
+    config = rank.teacher.body.config
+    batch = rank.loader.load(
+        unit.step,
+        unit.microbatch,
+        unit.student_rank,
+        with_pixels=rank.teacher.is_first_stage,
+        pad_to_multiple_of=config.tensor_model_parallel_size if config.sequence_parallel else 1,
+    )
+    return batch.to(rank.device)
+
+
+def image_features_of(rank: TeacherRank, batch: Microbatch) -> torch.Tensor | None:
+    """Return features `[n, h]` of the microbatch's images, shared out over the tp ranks; None without images."""
+    if batch.vision is None:
+        return None
+    vision = batch.vision
+    return rank.teacher.all_gather_image_features(
+        vision.pixel_values, vision.image_grid_thw, vision.features_per_item
+    )
+
+
+def local_shape(rank: TeacherRank, batch: Microbatch) -> tuple[int, int, int]:
+    """Return the shape `[s/tp or s, b, h]` that stages of this rank's tp coordinate pass on."""
+    config = rank.teacher.body.config
+    samples, length = batch.input_ids.shape
+    parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return length // parts, samples, config.hidden_size
+
+
+def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return the rows `[t_local, h]` of the payload that this tp rank sends, in the payload's order."""
+    config = rank.teacher.body.config
+    rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=rank.stage.with_questions)
+    owner = owner_of_rows(
+        rows.position,
+        tp=config.tensor_model_parallel_size,
+        padded_length=batch.input_ids.shape[1],
+        sequence_parallel=config.sequence_parallel,
+    )
+    tp_rank = rank.teacher.body.groups.tp.rank()
+    mine = owner == tp_rank
+    first = tp_rank * hidden_states.shape[0] if config.sequence_parallel else 0
+    return hidden_states[rows.position[mine] - first, rows.sample[mine]]
