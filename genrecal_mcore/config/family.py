@@ -29,8 +29,8 @@ def family_of_hf_config(hf_config: Mapping[str, Any], *, where: str) -> Family:
     except ValueError:
         supported = ", ".join(family.value for family in Family)
         raise ValueError(
-            f"{where}: model_type {model_type!r} (architectures {hf_config.get('architectures')}) is not supported; "
-            f"expected one of: {supported}"
+            f"{where}: model_type {model_type!r} (architectures {hf_config.get('architectures')}) "
+            f"is not supported; expected one of: {supported}"
         ) from None
 
 

@@ -69,12 +69,13 @@ class TeacherManifest(BaseModel):
 def load_teacher_manifest(folder: Path) -> TeacherManifest:
     """Read `folder/teacher.json`.
 
-    Raises `ValueError` when the file is missing, is not JSON, or does not have the fields of `TeacherManifest`.
+    Raises `ValueError` when the file is missing, is not JSON, or lacks fields of `TeacherManifest`.
     """
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ValueError(
-            f"teacher.checkpoint: {path} does not exist; expected a folder written by checkpoint_tools/hf2mcore.py"
+            f"teacher.checkpoint: {path} does not exist; "
+            "expected a folder written by checkpoint_tools/hf2mcore.py"
         )
     try:
         return TeacherManifest.model_validate_json(path.read_text(encoding="utf-8"))

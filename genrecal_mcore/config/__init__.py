@@ -1,0 +1,30 @@
+"""What a run is: its YAML, the model families, the description of a converted teacher.
+
+Imports nothing heavy, so that a bad configuration is refused in a moment. Start with `run_config`.
+"""
+
+from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_hf_folder
+from genrecal_mcore.config.loading import ConfigError, load_run_config, write_run_config
+from genrecal_mcore.config.run_config import DataConfig, DataSource, MeshConfig, RunConfig, TrainConfig
+from genrecal_mcore.config.teacher_manifest import (
+    LanguageBodySpec,
+    TeacherManifest,
+    load_teacher_manifest,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "DataSource",
+    "Family",
+    "LanguageBodySpec",
+    "MeshConfig",
+    "RunConfig",
+    "TeacherManifest",
+    "TrainConfig",
+    "family_of_hf_config",
+    "family_of_hf_folder",
+    "load_run_config",
+    "load_teacher_manifest",
+    "write_run_config",
+]

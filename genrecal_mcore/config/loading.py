@@ -1,0 +1,171 @@
+"""Reads a run's YAML with dotted overrides and reports every problem at once."""
+
+import copy
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from genrecal_mcore.config.run_config import RunConfig
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; the text lists every problem."""
+
+
+def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read `path` and apply overrides such as `mesh.teacher.tp=2`; values are YAML.
+
+    Raises `ConfigError` listing all unknown, missing, mistyped and contradictory keys together.
+    """
+    raw = _read_yaml(path)
+    problems = [text for override in overrides if (text := _apply_override(raw, override))]
+    config, found = _validate(raw)
+    problems += found
+    if problems:
+        lines = "\n".join(f"  {number}. {text}" for number, text in enumerate(problems, 1))
+        raise ConfigError(f"{path} has {len(problems)} problem(s):\n{lines}")
+    assert config is not None
+    return config
+
+
+def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
+    """Return the configuration, if there is one, and its problems, contradictions beside unknown keys."""
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        if unknown:
+            known_part = copy.deepcopy(raw)
+            for location in unknown:
+                _remove(known_part, location)
+            config, rest = _validate(known_part)
+            problems += [problem for problem in rest if problem not in problems]
+            return config, problems
+        return None, problems
+    return config, contradictions(config)
+
+
+def _remove(raw: Any, location: Sequence[int | str]) -> None:
+    for part in location[:-1]:
+        raw = raw[part]
+    del raw[location[-1]]
+
+
+def write_run_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration, every default filled in, under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}")
+    partial.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    partial.rename(path)
+
+
+def contradictions(config: RunConfig) -> list[str]:
+    """Return what is wrong with a configuration whose keys are right one by one."""
+    return [*_teacher_contradictions(config), *_start_contradictions(config), *_number_contradictions(config)]
+
+
+def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
+    label = f"method {config.method}, stage {config.stage}"
+    needs_teacher = config.method == "genrecal" and config.stage in (1, 2)
+    for key, value in (("mesh.teacher", config.mesh.teacher), ("teacher.checkpoint", config.teacher)):
+        if needs_teacher and value is None:
+            yield f"{key} is missing; {label} needs a teacher"
+        if not needs_teacher and value is not None:
+            yield f"{key} is set, but {label} has no teacher; remove it"
+    mesh = config.mesh.teacher
+    if mesh is not None and mesh.sequence_parallel and mesh.tp == 1:
+        yield "mesh.teacher.sequence_parallel is true with mesh.teacher.tp 1; set tp to 2 or more"
+
+
+def _start_contradictions(config: RunConfig) -> Iterator[str]:
+    if config.method == "sft" and config.stage == 1:
+        yield "stage 1 does not exist for method sft, which has no Recalibrator; use stage 2 or 3"
+        return
+    needed = {("genrecal", 2): "a stage-1 run", ("genrecal", 3): "a stage-2 run", ("sft", 3): "a stage-2 run"}
+    what = needed.get((config.method, config.stage))
+    if what and config.init_from is None:
+        yield f"init_from is missing; method {config.method}, stage {config.stage} starts from {what}"
+    if not what and config.init_from is not None:
+        label = f"method {config.method}, stage {config.stage}"
+        yield f"init_from is {config.init_from}, but {label} starts afresh; remove it"
+
+
+def _number_contradictions(config: RunConfig) -> Iterator[str]:
+    train = config.train
+    if train.lr_final > train.lr:
+        yield f"train.lr_final ({train.lr_final:g}) is above train.lr ({train.lr:g}), but the rate falls; swap them"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give the path of a run's YAML file")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> str | None:
+    """Set one dotted key in place; return what is wrong with it, if anything."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        return f"override {override!r} is not of the form key.subkey=value"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"override {key}: {text!r} is not a YAML value"
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            return f"override {key}: {parent} holds a value, not a section"
+        node = child
+    node[last] = value
+    return None
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{key} is not a key{_nearest(location)}"
+    if problem["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}: {problem['msg'].lower()}, found {problem['input']!r}"
+
+
+def _nearest(location: list[str]) -> str:
+    known = list(known_keys(RunConfig))
+    asked = ".".join(part for part in location if not part.isdigit())
+    near = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
+    if not near:
+        same_leaf = [key for key in known if key.rpartition(".")[2] == location[-1]]
+        near = same_leaf or difflib.get_close_matches(
+            location[-1], [k.rpartition(".")[2] for k in known], n=1
+        )
+    return f"; the nearest is {near[0]}" if near else ""
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of a configuration class, sections included."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for section in _sections_of(field.annotation):
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections_of(part)]

@@ -1,0 +1,176 @@
+"""What a run is: one YAML file, checked whole before anything else happens.
+
+Every problem is reported at once, each with the key, what was found and what to change. Runtime objects (groups,
+devices, tokenizers) are never fields. Loading and overrides are in `loading`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunFolder(_Section):
+    """Where a run writes."""
+
+    dir: Path
+    """The run folder; a run that exists is only touched with `--resume`."""
+
+
+class TeacherMesh(_Section):
+    """Degrees of the teacher mesh; its size is tp x pp x dp ranks."""
+
+    tp: int = Field(default=1, ge=1)
+    """Tensor parallelism: each layer's weights over this many ranks; keep it inside a node."""
+    pp: int = Field(default=1, ge=1)
+    """Pipeline stages; the number of layers must be a multiple."""
+    dp: int = Field(default=1, ge=1)
+    """Replicas of the teacher, which serve the student ranks in turn."""
+    sequence_parallel: bool = False
+    """Shares norms and activations between layers out over tp; needs tp > 1."""
+
+
+class StudentMesh(_Section):
+    """Degree of the student mesh."""
+
+    dp: int = Field(default=1, ge=1)
+    """Student ranks; parameters are sharded over them. Any number, whatever the teacher's."""
+
+
+class MeshConfig(_Section):
+    """Both meshes; together they must have as many ranks as the job."""
+
+    teacher: TeacherMesh | None = None
+    student: StudentMesh = StudentMesh()
+
+
+class TrainConfig(_Section):
+    """How long and how fast to learn."""
+
+    steps: int = Field(ge=1)
+    """Optimizer steps."""
+    micro_batch_size: int = Field(ge=1)
+    """Samples a student rank takes through the model at once."""
+    accumulation_steps: int = Field(default=1, ge=1)
+    """Microbatches a rank sums up before an optimizer step."""
+    lr: float = Field(default=1e-4, gt=0)
+    """Learning rate of the first step."""
+    lr_final: float = Field(default=1e-5, ge=0)
+    """Learning rate of the last step; between them it falls linearly."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the sample order, new weights and dropout."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled weight decay."""
+    gradient_checkpointing: bool = True
+    """Computes the student's activations again in the backward pass instead of keeping them."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the student's computation and frozen weights; what learns is kept in float32."""
+    checkpoint_every_steps: int = Field(default=100, ge=1)
+    """Steps between checkpoints; the last step always writes one."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints to keep."""
+
+
+class TransferConfig(_Section):
+    """The channel from teacher to student ranks."""
+
+    prefetch: int = Field(default=2, ge=1)
+    """Units that may be under way on each side: how far the teacher runs ahead, and the buffers that costs.
+    """
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Seconds to wait for another rank before the run ends with an error that names it."""
+
+
+class TeacherConfig(_Section):
+    """The frozen teacher."""
+
+    checkpoint: Path
+    """Folder written by `checkpoint_tools/hf2mcore.py`."""
+
+
+class LoraConfig(_Section):
+    """Adapters on the student's language body in stage 2."""
+
+    r: int = Field(default=64, ge=1)
+    """Rank."""
+    alpha: int = Field(default=64, ge=1)
+    """The adapter's output is scaled by alpha / r."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """On the adapter's input, while training."""
+
+
+class StudentConfig(_Section):
+    """The student that learns."""
+
+    checkpoint: Path
+    """Hugging Face folder."""
+    lora: LoraConfig = LoraConfig()
+
+
+class RecalibratorConfig(_Section):
+    """The Recalibrator between both models."""
+
+    num_layers: int = Field(default=2, ge=1)
+    """Decoder blocks of Rec-body."""
+    regularizer: bool = True
+    """Whether stage 1 also learns the teacher's own path; needs the teacher's question rows."""
+    learns_in_stage_2: bool = True
+    """Whether the Recalibrator goes on learning while it teaches."""
+
+
+class LossConfig(_Section):
+    """How the losses through a head are computed."""
+
+    memory_budget_mib: int = Field(default=512, ge=1)
+    """Most extra memory for logits and their gradients; more is faster, up to a point."""
+
+
+class DataSource(_Section):
+    """One file in the LLaVA format."""
+
+    path: Path
+    """JSON or JSONL."""
+    images: Path
+    """Folder that image paths in the file are relative to."""
+    name: str | None = None
+    """What reports call it; the file's name otherwise."""
+    domain: str | None = None
+    """Given to samples that name none."""
+
+
+class DataConfig(_Section):
+    """What is learnt from."""
+
+    sources: tuple[DataSource, ...] = Field(min_length=1)
+    max_tokens: int = Field(default=4096, ge=1)
+    """Longest sample in either tokenizer, image tokens included; longer ones are skipped and listed."""
+    max_skipped_share: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of broken samples that a run accepts."""
+    verify_images: bool = True
+    """Decodes every image before training, so that a corrupt one is found at the door."""
+
+
+class RunConfig(_Section):
+    """One run of one stage."""
+
+    stage: Literal[1, 2, 3]
+    """1 aligns the Recalibrator, 2 distils into the student, 3 fine-tunes the student alone."""
+    method: Literal["genrecal", "sft"] = "genrecal"
+    """`sft` is the baseline: stages 2 and 3 without teacher and Recalibrator."""
+    init_from: Path | None = None
+    """Run folder whose result this run starts from."""
+    run: RunFolder
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig
+    transfer: TransferConfig = TransferConfig()
+    teacher: TeacherConfig | None = None
+    student: StudentConfig
+    recalibrator: RecalibratorConfig = RecalibratorConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one."""
