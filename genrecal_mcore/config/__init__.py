@@ -10,6 +10,7 @@ from genrecal_mcore.config.teacher_manifest import (
     LanguageBodySpec,
     TeacherManifest,
     load_teacher_manifest,
+    validate_teacher_folder,
 )
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "family_of_hf_folder",
     "load_run_config",
     "load_teacher_manifest",
+    "validate_teacher_folder",
     "write_run_config",
 ]

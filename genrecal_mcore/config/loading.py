@@ -39,15 +39,15 @@ def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
     except ValidationError as error:
         problems = [_describe(problem) for problem in error.errors()]
         unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
-        if unknown:
-            known_part = copy.deepcopy(raw)
-            for location in unknown:
-                _remove(known_part, location)
-            config, rest = _validate(known_part)
-            problems += [problem for problem in rest if problem not in problems]
-            return config, problems
-        return None, problems
-    return config, contradictions(config)
+        if not unknown:
+            return None, problems
+    else:
+        return config, contradictions(config)
+    known_part = copy.deepcopy(raw)
+    for location in unknown:
+        _remove(known_part, location)
+    without, rest = _validate(known_part)
+    return without, problems + [problem for problem in rest if problem not in problems]
 
 
 def _remove(raw: Any, location: Sequence[int | str]) -> None:
@@ -98,7 +98,7 @@ def _start_contradictions(config: RunConfig) -> Iterator[str]:
 def _number_contradictions(config: RunConfig) -> Iterator[str]:
     train = config.train
     if train.lr_final > train.lr:
-        yield f"train.lr_final ({train.lr_final:g}) is above train.lr ({train.lr:g}), but the rate falls; swap them"
+        yield f"train.lr_final ({train.lr_final:g}) is above train.lr ({train.lr:g}); swap them"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

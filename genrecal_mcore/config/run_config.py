@@ -1,7 +1,7 @@
 """What a run is: one YAML file, checked whole before anything else happens.
 
-Every problem is reported at once, each with the key, what was found and what to change. Runtime objects (groups,
-devices, tokenizers) are never fields. Loading and overrides are in `loading`.
+Every problem is reported at once, each with the key, what was found and what to change. Runtime objects
+(groups, devices, tokenizers) are never fields. Loading and overrides are in `loading`.
 """
 
 from pathlib import Path

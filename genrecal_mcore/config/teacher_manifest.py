@@ -10,11 +10,12 @@
 """
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from genrecal_mcore.config.family import Family
+from genrecal_mcore.config.family import Family, family_of_hf_folder
 
 MANIFEST_NAME = "teacher.json"
 FORMAT_VERSION = 1
@@ -61,8 +62,6 @@ class TeacherManifest(BaseModel):
 
     def digest(self) -> str:
         """Return one sha256 over the digests of all files: the identity of the teacher."""
-        from hashlib import sha256
-
         return sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
 
 
@@ -81,3 +80,25 @@ def load_teacher_manifest(folder: Path) -> TeacherManifest:
         return TeacherManifest.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         raise ValueError(f"{path} is not a valid teacher description: {error}") from None
+
+
+def validate_teacher_folder(folder: Path) -> TeacherManifest:
+    """Return the manifest of a teacher folder whose files are all there and of the family that it names.
+
+    Files are looked for by name and not hashed: that takes minutes at full size and is `inspect`'s work. Raises
+    `ValueError` naming what is missing or contradictory.
+    """
+    manifest = load_teacher_manifest(folder)
+    missing = [name for name in manifest.digests if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"teacher.checkpoint: {folder} lacks {len(missing)} of its {len(manifest.digests)} files, "
+            f"e.g. {missing[0]}; convert it again"
+        )
+    found = family_of_hf_folder(folder / "vision")
+    if found != manifest.family:
+        raise ValueError(
+            f"teacher.checkpoint: {folder / MANIFEST_NAME} says family {manifest.family.value}, but "
+            f"{folder / 'vision' / 'config.json'} is of family {found.value}; convert it again"
+        )
+    return manifest

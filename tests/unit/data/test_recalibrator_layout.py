@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from genrecal_mcore.data.recalibrator_layout import payload_starts, student_path_layout, teacher_path_layout
+
+# Sample 0: two turns; sample 1: one turn. Teacher and student cut the same text differently.
+TEACHER_SPANS = (((3, 5), (8, 11)), ((2, 6),))
+STUDENT_SPANS = (((2, 5), (7, 8)), ((4, 6),))
+TEACHER_IDS = torch.arange(22).reshape(2, 11) + 100
+
+
+def expected_student_path(with_questions: bool) -> list[list[str]]:
+    """Write the sequences by hand, as `s<sample>.<position>` and `t<sample>.<position>`."""
+    del with_questions
+    return [
+        ["s0.0", "s0.1", "t0.3", "t0.4", "s0.5", "s0.6", "t0.8", "t0.9", "t0.10"],
+        ["s1.0", "s1.1", "s1.2", "s1.3", "t1.2", "t1.3", "t1.4", "t1.5"],
+    ]
+
+
+def payload_names(with_questions: bool) -> list[str]:
+    if with_questions:
+        return [f"t0.{p}" for p in range(11)] + [f"t1.{p}" for p in range(6)]
+    return [
+        *(f"t0.{p}" for p in (2, 3, 4)),
+        *(f"t0.{p}" for p in (7, 8, 9, 10)),
+        *(f"t1.{p}" for p in range(1, 6)),
+    ]
+
+
+@pytest.mark.parametrize("with_questions", [False, True])
+def test_student_path_is_student_questions_and_teacher_answers_in_turn(with_questions: bool) -> None:
+    layout = student_path_layout(STUDENT_SPANS, TEACHER_SPANS, TEACHER_IDS, with_questions=with_questions)
+    student = [
+        f"s{s}.{p}"
+        for s, p in zip(layout.student_sample.tolist(), layout.student_position.tolist(), strict=True)
+    ]
+    names = student + payload_names(with_questions)
+    for row, expected in zip(layout.source.tolist(), expected_student_path(with_questions), strict=True):
+        assert [names[i] for i in row][: len(expected)] == expected
+
+
+@pytest.mark.parametrize("with_questions", [False, True])
+def test_labels_and_kl_targets_start_at_the_boundary(with_questions: bool) -> None:
+    layout = student_path_layout(STUDENT_SPANS, TEACHER_SPANS, TEACHER_IDS, with_questions=with_questions)
+    names = payload_names(with_questions)
+    assert [names[i] for i in layout.teacher_rows.tolist()] == [
+        *("t0.2", "t0.3"),
+        *("t0.7", "t0.8", "t0.9"),
+        *("t1.1", "t1.2", "t1.3", "t1.4"),
+    ]
+    assert layout.labels.tolist() == [103, 104, 108, 109, 110, 113, 114, 115, 116]
+    width = layout.source.shape[1]
+    assert layout.label_rows.tolist() == [1, 2, 5, 6, 7, width + 3, width + 4, width + 5, width + 6]
+    assert layout.is_boundary.tolist() == [True, False, True, False, False, True, False, False, False]
+
+
+def test_teacher_path_is_the_teachers_own_sequence() -> None:
+    layout = teacher_path_layout(TEACHER_SPANS, TEACHER_IDS)
+    assert layout.student_sample.numel() == 0
+    assert layout.source[0].tolist() == list(range(11))
+    assert layout.source[1, :6].tolist() == list(range(11, 17))
+    assert layout.label_rows.tolist() == [2, 3, 7, 8, 9, 12, 13, 14, 15]
+
+
+def test_payload_starts_count_boundary_and_answer_rows() -> None:
+    assert payload_starts(TEACHER_SPANS, with_questions=False) == [[0, 3], [7]]
+    assert payload_starts(TEACHER_SPANS, with_questions=True) == [[2, 7], [12]]
