@@ -1,12 +1,14 @@
-"""What a run says about itself: metrics, log files, the progress line, versions."""
+"""What a run says about itself: metrics, log files, the progress line, versions, the report."""
 
 from genrecal_mcore.observability.logging_setup import set_up_logging, stderr_console
 from genrecal_mcore.observability.metrics import METRIC_FIELDS, MetricsWriter, MetricValue, read_metrics
 from genrecal_mcore.observability.progress import ProgressLine
+from genrecal_mcore.observability.report import EvaluationTable, write_report
 from genrecal_mcore.observability.versions import versions_text
 
 __all__ = [
     "METRIC_FIELDS",
+    "EvaluationTable",
     "MetricValue",
     "MetricsWriter",
     "ProgressLine",
@@ -14,4 +16,5 @@ __all__ = [
     "set_up_logging",
     "stderr_console",
     "versions_text",
+    "write_report",
 ]

@@ -1,0 +1,196 @@
+"""Draws one run's metrics: what was learnt (losses) and where the time went.
+
+A panel whose fields are all null in this run is left out. Figures are returned, not shown; see `report`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from genrecal_mcore.observability.metrics import MetricValue
+
+Metrics = Sequence[dict[str, MetricValue]]
+
+BLUE, ORANGE, GREEN, GRAY, INK = "#2f6690", "#c96f1d", "#4b8562", "#9aa0a8", "#2b2f36"
+PANEL_WIDTH_IN, PANEL_HEIGHT_IN, COLUMNS = 4.7, 2.75, 2
+MAX_UNSMOOTHED_STEPS = 60
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "axes.edgecolor": "#c9cdd3",
+    "axes.labelcolor": "#5b616b",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e8eaed",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#5b616b",
+    "ytick.color": "#5b616b",
+    "ytick.left": False,
+    "xtick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One field of the metrics and how it is drawn."""
+
+    field: str
+    label: str
+    color: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One small chart over the steps of a run."""
+
+    title: str
+    lines: tuple[Line, ...]
+    unit: str = ""
+    is_smoothed: bool = True
+    """Draws a moving mean over the single steps of a long run."""
+
+
+LOSS_PANELS = (
+    Panel(title="Loss", lines=(Line(field="loss", label="all terms", color=INK),)),
+    Panel(
+        title="Recalibrated features: cross entropy",
+        lines=(
+            Line(field="ce_recal", label="both", color=GRAY),
+            Line(field="ce_recal_boundary", label="boundary position", color=ORANGE),
+            Line(field="ce_recal_rest", label="other positions", color=BLUE),
+        ),
+    ),
+    Panel(
+        title="Recalibrated features: KL to the teacher",
+        lines=(
+            Line(field="kl_recal", label="both", color=GRAY),
+            Line(field="kl_recal_boundary", label="boundary position", color=ORANGE),
+            Line(field="kl_recal_rest", label="other positions", color=BLUE),
+        ),
+    ),
+    Panel(
+        title="Regularizer (teacher path)",
+        lines=(
+            Line(field="ce_reg", label="cross entropy", color=BLUE),
+            Line(field="kl_reg", label="KL", color=ORANGE),
+        ),
+    ),
+    Panel(
+        title="Student's own head: cross entropy",
+        lines=(Line(field="ce_student", label="cross entropy", color=GREEN),),
+    ),
+)
+TIME_PANELS = (
+    Panel(
+        title="Seconds a step, and who waited in it",
+        lines=(
+            Line(field="step_s", label="step", color=GRAY),
+            Line(field="student_wait_s", label="student for teacher", color=BLUE),
+            Line(field="teacher_wait_s", label="teacher for student", color=ORANGE),
+        ),
+        unit="s",
+    ),
+    Panel(
+        title="Throughput",
+        lines=(Line(field="answer_tokens_per_s", label="student answer tokens / s", color=GREEN),),
+        unit="tokens / s",
+    ),
+    Panel(
+        title="Learning rate",
+        lines=(Line(field="lr", label="learning rate", color=INK),),
+        is_smoothed=False,
+    ),
+    Panel(title="Gradient norm", lines=(Line(field="grad_norm", label="gradient norm", color=INK),)),
+)
+
+
+def loss_figure(metrics: Metrics) -> Figure:
+    """Draw each loss term of a run on its own, boundary and other positions apart."""
+    return _figure(metrics, LOSS_PANELS)
+
+
+def time_figure(metrics: Metrics) -> Figure:
+    """Draw step seconds with both sides' waits, throughput, learning rate and gradient norm."""
+    return _figure([_with_throughput(step) for step in metrics], TIME_PANELS)
+
+
+def _with_throughput(step: dict[str, MetricValue]) -> dict[str, MetricValue]:
+    tokens, step_s = step["answer_tokens_student"], step["step_s"]
+    return step | {"answer_tokens_per_s": tokens / step_s if tokens is not None and step_s else None}
+
+
+def _figure(metrics: Metrics, panels: Sequence[Panel]) -> Figure:
+    shown = [panel for panel in panels if any(_points(metrics, line.field)[0] for line in panel.lines)]
+    num_rows = max(1, -(-len(shown) // COLUMNS))
+    with mpl.rc_context(STYLE):
+        figure = Figure(
+            figsize=(PANEL_WIDTH_IN * COLUMNS, PANEL_HEIGHT_IN * num_rows),
+            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
+        )
+        grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flat
+        for axes, panel in zip(grid, shown, strict=False):
+            _draw_panel(axes, panel, metrics)
+        for axes in list(grid)[len(shown) :]:
+            axes.set_visible(False)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, metrics: Metrics) -> None:
+    drawn = [line for line in panel.lines if _points(metrics, line.field)[0]]
+    for line in drawn:
+        steps, values = _points(metrics, line.field)
+        if panel.is_smoothed and len(values) > MAX_UNSMOOTHED_STEPS:
+            axes.plot(steps, values, color=line.color, linewidth=0.7, alpha=0.25)
+            values = _moving_mean(values, window=len(values) // 30)
+        axes.plot(
+            steps,
+            values,
+            color=line.color,
+            linewidth=1.5,
+            label=line.label,
+            marker="o",
+            markersize=_dot(values),
+        )
+    axes.set_title(panel.title, pad=24)
+    axes.set_xlabel("step")
+    axes.set_ylabel(panel.unit)
+    axes.margins(x=0.01)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0.0)
+    if len(drawn) > 1:
+        # Between title and axes: inside, it would lie on a line sooner or later.
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(drawn), handlelength=1.2, borderpad=0.2
+        )
+
+
+def _points(metrics: Metrics, field: str) -> tuple[list[float], list[float]]:
+    pairs = [(step["step"], step[field]) for step in metrics if step[field] is not None]
+    return [float(x or 0) for x, _ in pairs], [float(y) for _, y in pairs if y is not None]
+
+
+def _dot(values: Sequence[float]) -> float:
+    """Return a marker size: a run of a few steps would otherwise be an invisible line."""
+    return 3.0 if len(values) <= 12 else 0.0
+
+
+def _moving_mean(values: Sequence[float], *, window: int) -> list[float]:
+    """Return the mean of each value and up to `window` values on either side of it."""
+    return [fmean(values[max(0, i - window) : i + window + 1]) for i in range(len(values))]

@@ -1,0 +1,174 @@
+"""Writes `report.html`: what one or several runs learnt, where their time went, and how their results score.
+
+The page is one file that needs no network: plots are PNGs inside it, and stand in `plots/` beside it too.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from genrecal_mcore.observability.metrics import MetricValue, read_metrics
+from genrecal_mcore.observability.report_page import PAGE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Metrics = Sequence[dict[str, MetricValue]]
+
+PLOT_DPI = 170
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationTable:
+    """Scores of several models, ready to print: the first column names the model, the others hold numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+    """What was asked, of how many questions, and what the numbers are."""
+
+
+def write_report(out: Path, *, runs: Mapping[str, Path], table: EvaluationTable | None, title: str) -> Path:
+    """Write `out/report.html` and `out/plots/*.png` for run folders by display name; return the page's path.
+
+    A page that is there is replaced: everything in it comes from the run folders. Raises `ValueError` naming
+    the run when one has no `metrics.jsonl` or not one step in it.
+    """
+    metrics_of = {name: _metrics_of_run(name, folder) for name, folder in runs.items()}
+    (out / "plots").mkdir(parents=True, exist_ok=True)
+    sections = [_run_section(out, name, folder, metrics_of[name]) for name, folder in runs.items()]
+    page = PAGE.substitute(
+        title=escape(title),
+        evaluation=_evaluation_section(table),
+        overview=_html_table(_OVERVIEW_COLUMNS, [_overview_row(n, m) for n, m in metrics_of.items()]),
+        runs="\n".join(sections),
+    )
+    path = out / "report.html"
+    unfinished = path.with_name("report.html.tmp")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)
+    return path
+
+
+def _metrics_of_run(name: str, folder: Path) -> Metrics:
+    path = folder / "metrics.jsonl"
+    metrics = read_metrics(path) if path.is_file() else []
+    if not metrics:
+        raise ValueError(
+            f"run {name!r}: {path} has no finished step; expected the folder of a run that has trained"
+        )
+    return metrics
+
+
+def _evaluation_section(table: EvaluationTable | None) -> str:
+    if table is None:
+        return ""
+    caption = f"<p class='note'>{escape(table.caption)}</p>"
+    return f"<h2>Result</h2>\n{_html_table(table.columns, table.rows)}\n{caption}"
+
+
+def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
+    # Every training rank imports this room, and none of them draws.
+    from genrecal_mcore.observability.plots import loss_figure, time_figure
+
+    figures = {"losses": loss_figure(metrics), "time": time_figure(metrics)}
+    parts = [f"<section>\n<h2>{escape(name)}</h2>\n<p class='note'>{escape(_sentence_on(metrics))}</p>"]
+    for kind, figure in figures.items():
+        image = _save_plot(figure, out / "plots" / f"{_file_name(name)}_{kind}.png")
+        parts.append(f'<img src="data:image/png;base64,{image}" alt="{escape(name)}: {kind} over the steps">')
+    for file_name, label in (("config.yaml", "Resolved configuration"), ("versions.txt", "Versions")):
+        if (folder / file_name).is_file():
+            text = escape((folder / file_name).read_text(encoding="utf-8"))
+            parts.append(f"<details><summary>{label}</summary><pre>{text}</pre></details>")
+    return "\n".join([*parts, "</section>"])
+
+
+def _save_plot(figure: "Figure", path: Path) -> str:
+    """Write the figure to `path` and return the same PNG in base64."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=PLOT_DPI)
+    path.write_bytes(png.getvalue())
+    return base64.b64encode(png.getvalue()).decode("ascii")
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+_OVERVIEW_COLUMNS = (
+    "Run",
+    "Stage",
+    "Steps",
+    "Samples",
+    "Loss, first",
+    "Loss, last",
+    "Time",
+    "Answer tokens / s",
+    "Student waited",
+    "Received",
+    "Peak memory",
+)
+
+
+def _overview_row(name: str, metrics: Metrics) -> tuple[str, ...]:
+    last, step_s = metrics[-1], _total(metrics, "step_s")
+    waited = _total(metrics, "student_wait_s")
+    return (
+        name,
+        f"{last['stage']}",
+        f"{len(metrics)}",
+        _count(last["samples"]),
+        f"{_loss_near(metrics[:5]):.3f}",
+        f"{_loss_near(metrics[-5:]):.3f}",
+        _duration(step_s),
+        _count(_total(metrics, "answer_tokens_student") / step_s if step_s else None),
+        f"{100 * waited / step_s:.0f} %" if step_s else "-",
+        _bytes(_total(metrics, "bytes_received")),
+        _bytes(max((step["peak_memory_bytes"] or 0) for step in metrics)),
+    )
+
+
+def _sentence_on(metrics: Metrics) -> str:
+    first, last = metrics[0]["step"], metrics[-1]["step"]
+    seconds = _total(metrics, "step_s") / len(metrics)
+    return f"Steps {first} to {last}, {seconds:.2f} s a step on average. Pale lines are single steps."
+
+
+def _loss_near(metrics: Metrics) -> float:
+    losses = [step["loss"] for step in metrics if step["loss"] is not None]
+    return fmean(losses) if losses else float("nan")
+
+
+def _total(metrics: Metrics, field: str) -> float:
+    return sum(step[field] or 0 for step in metrics)
+
+
+def _count(value: MetricValue) -> str:
+    return "-" if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def _bytes(num_bytes: float) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return "-" if num_bytes == 0 else f"{num_bytes:.0f} B"
+
+
+def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f"<div class='wide'><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
