@@ -1,0 +1,10 @@
+"""Losses through a vocabulary head, as sums over rows: division by global counts is the caller's.
+
+Start with `frozen_head`; `reference` says the same in plain PyTorch.
+"""
+
+from genrecal_mcore.losses.frozen_head import FrozenHeadLoss, frozen_head_loss
+from genrecal_mcore.losses.reference import reference_frozen_head_loss
+from genrecal_mcore.losses.student_head import student_head_loss
+
+__all__ = ["FrozenHeadLoss", "frozen_head_loss", "reference_frozen_head_loss", "student_head_loss"]
