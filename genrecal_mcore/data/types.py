@@ -3,7 +3,7 @@
 Nothing here knows a family, a tokenizer or a process group.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,16 +58,25 @@ class VisionInputs:
     """Pixels of a microbatch for one vision tower."""
 
     pixel_values: torch.Tensor
-    """InternVL: `[num_tiles, 3, height, width]`; Qwen2-VL: `[num_patches, patch_size]`, images one after another."""
+    """InternVL: `[num_tiles, 3, height, width]`; Qwen2-VL: `[num_patches, patch_size]`, images one after
+    another.
+    """
     image_grid_thw: torch.Tensor | None
     """Qwen2-VL: `[num_images, 3]` patches in time, height, width; otherwise None."""
     features_per_item: tuple[int, ...]
     """Image tokens that each tile (InternVL) or image (Qwen2-VL) yields."""
 
+    def to(self, device: torch.device) -> "VisionInputs":
+        """Return the same pixels on `device`."""
+        grid = self.image_grid_thw.to(device) if self.image_grid_thw is not None else None
+        return replace(self, pixel_values=self.pixel_values.to(device), image_grid_thw=grid)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Microbatch:
-    """Several rendered samples of one model, padded on the right: under a causal mask padding changes nothing."""
+    """Several rendered samples of one model, padded on the right: under a causal mask padding changes
+    nothing.
+    """
 
     sample_ids: tuple[str, ...]
     input_ids: torch.Tensor
@@ -79,3 +88,12 @@ class Microbatch:
     answer_spans: tuple[tuple[AnswerSpan, ...], ...]
     vision: VisionInputs | None
     """None where no rank of this role looks at pixels, or no sample has an image."""
+
+    def to(self, device: torch.device) -> "Microbatch":
+        """Return the same microbatch with its tensors on `device`."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            vision=self.vision.to(device) if self.vision else None,
+        )

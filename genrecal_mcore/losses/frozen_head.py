@@ -1,7 +1,8 @@
-"""Cross entropy and KL through one frozen head, in chunks of rows: no `[t, v]` tensor, no gradient for the head.
+"""Cross entropy and KL through one frozen head, in chunks of rows: no `[t, v]` tensor, no gradient for the
+head.
 
-The gradient is computed with the value, so that logits are made once and dropped. `reference` is the same in plain
-PyTorch.
+The gradient is computed with the value, so that logits are made once and dropped. `reference` is the same in
+plain PyTorch.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 LOGITS_BUFFERS = 4
-"""Matrices `[chunk, v]` in fp32 alive at once: both logits, one product, and one temporary of the log-sum-exp."""
+"""Matrices `[chunk, v]` in fp32 alive at once: both logits, one product, and one temporary of the log-sum-
+exp.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +37,12 @@ def frozen_head_loss(
     *,
     memory_budget_bytes: int,
 ) -> FrozenHeadLoss:
-    """Return CE(head(r), labels) and KL(softmax(head(z)) || softmax(head(r))), summed over rows (Alg. 1 lines 5-6).
+    """Return CE(head(r), labels) and KL(softmax(head(z)) || softmax(head(r))), summed over rows (Alg. 1 lines
+    5-6).
 
-    `recalibrated` r `[t, h]`, `teacher` z `[t, h]`, `labels` `[t]`, `head` `[v, h]`. Products run in the head's dtype,
-    sums in fp32. Extra memory besides the gradient `[t, h]` stays below `memory_budget_bytes`. Raises `ValueError`
-    when not even one row fits.
+    `recalibrated` r `[t, h]`, `teacher` z `[t, h]`, `labels` `[t]`, `head` `[v, h]`. Products run in the
+    head's dtype, sums in fp32. Extra memory besides the gradient `[t, h]` stays below `memory_budget_bytes`.
+    Raises `ValueError` when not even one row fits.
     """
     rows = rows_per_chunk(head.shape[0], memory_budget_bytes)
     total, ce, kl = _FrozenHeadLoss.apply(recalibrated, teacher, labels, head, rows)

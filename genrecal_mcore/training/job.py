@@ -19,13 +19,14 @@ from genrecal_mcore.data import (
     SampleIndex,
     SampleOrder,
     UnitLoader,
+    batch_shape,
     build_index,
-    load_processor,
+    load_processors,
     write_skipped,
 )
 from genrecal_mcore.models.teacher import check_divisible
 from genrecal_mcore.observability import set_up_logging, versions_text
-from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims, layout_of
+from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_run_state
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.transfer import edges
@@ -53,7 +54,7 @@ class Job:
         """Return a loader of units in the tokens of `role`."""
         processor = self.processors[role]
         assert processor is not None
-        return UnitLoader(self.index, self.order, processor, self.batch, role)
+        return UnitLoader(self.index, self.order, processor, self.batch)
 
 
 def check_inputs(config: RunConfig, layout: Layout) -> None:
@@ -121,7 +122,7 @@ def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> None:
 
 
 def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.device, resume: bool) -> Job:
-    """Check the data on all ranks together, make the groups, find where to go on (collective over the world)."""
+    """Check the data, make the groups, find the checkpoint to go on from (collective over the world)."""
     stage = stage_of(config)
     processors = load_processors(config)
     index = build_index(
@@ -144,27 +145,8 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
     )
 
 
-def batch_shape(config: RunConfig) -> BatchShape:
-    """Return how the samples of a step are cut into units."""
-    return BatchShape(
-        micro_batch_size=config.train.micro_batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-        student_dp=config.mesh.student.dp,
-    )
-
-
 def gather_over_world(local: list) -> list[list]:
     """All-gather a list of plain records over the world."""
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, local)
     return gathered
-
-
-def load_processors(config: RunConfig) -> dict[str, ModelProcessor | None]:
-    """Load the student's processor and, where there is a teacher, the teacher's."""
-    student = load_processor(config.student.checkpoint, family_of_hf_folder(config.student.checkpoint))
-    teacher = None
-    if config.teacher is not None:
-        family: Family = validate_teacher_folder(config.teacher.checkpoint).family
-        teacher = load_processor(config.teacher.checkpoint / "tokenizer", family)
-    return {"teacher": teacher, "student": student}

@@ -26,8 +26,7 @@ class PipelineLink:
         self.in_flight: deque[tuple[dist.Work, torch.Tensor, Unit]] = deque()
 
     def receive(self, unit: Unit, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Wait for hidden states of `shape` from the stage before; raises `TransferError` after the timeout.
-        """
+        """Wait for hidden states of `shape` from the previous stage; raises `TransferError` after a timeout."""
         hidden_states = torch.empty(shape, dtype=self.dtype, device=self.topology.device)
         peer = self._peer(-1)
         work = dist.irecv(hidden_states, src=peer, group=self.group)
@@ -61,7 +60,7 @@ class PipelineLink:
             wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
         except RuntimeError as error:
             raise TransferError(
-                f"{self.topology.who} waited for {self.topology.layout.who(peer)}: {what} for step
-                {unit.step}, " f"microbatch {unit.microbatch} within {self.timeout_s:g} s ({error}); look at
-                that rank's log first"
+                f"{self.topology.who} waited for {self.topology.layout.who(peer)}: {what} for step "
+                f"{unit.step}, microbatch {unit.microbatch} within {self.timeout_s:g} s ({error}); "
+                "look at that rank's log first"
             ) from error

@@ -106,13 +106,19 @@ def run_teacher_rank(job: Job) -> None:
 def feature_sender(job: Job) -> FeatureSender:
     """Return the sending end of every edge of this rank."""
     topology, transfer = job.topology, job.config.transfer
+    assert topology.layout.teacher is not None
+    tp_rank = topology.layout.teacher.coordinate_of(topology.rank).tp
     student = topology.layout.student
     peers = {
         student.coordinate_of(receiver).dp: Edge(group=group, peer_rank=receiver)
         for (_, receiver), group in topology.edges.items()
     }
     return FeatureSender(
-        peers, prefetch=transfer.prefetch, timeout_s=transfer.timeout_s, who=topology.layout.who
+        peers,
+        is_header_sender=tp_rank == 0,
+        prefetch=transfer.prefetch,
+        timeout_s=transfer.timeout_s,
+        who=topology.layout.who,
     )
 
 
@@ -127,7 +133,6 @@ def feature_receiver(job: Job, module: StudentModule) -> FeatureReceiver:
         peers[at.dp, at.tp] = Edge(group=group, peer_rank=sender)
     return FeatureReceiver(
         peers,
-        prefetch=transfer.prefetch,
         timeout_s=transfer.timeout_s,
         hidden_size=module.teacher_head.shape[1],
         dtype=module.teacher_head.dtype,

@@ -142,7 +142,7 @@ def _load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], *, whe
 
 
 def set_modes(module: StudentModule, config: RunConfig) -> None:
-    """Put what learns into training mode, the vision encoder into evaluation mode, and set up recomputation."""
+    """Put what learns into training mode, the vision encoder into evaluation mode; set up recomputation."""
     module.train(module.stage.student_learns != "nothing")
     for encoder in vision_encoder(module.student):
         encoder.eval()

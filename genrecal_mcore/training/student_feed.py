@@ -62,8 +62,8 @@ class StepTokens:
         """Return the answer tokens of a step in the teacher's and in the student's tokenizer."""
         size = self.batch.samples_per_step
         samples = [self.order.index_at(position) for position in range(step * size, (step + 1) * size)]
-        teacher = sum(int(self.index.teacher_answer_tokens[i]) for i in samples)
-        student = sum(int(self.index.student_answer_tokens[i]) for i in samples)
+        teacher = sum(self.index.facts[i].teacher_answer_tokens for i in samples)
+        student = sum(self.index.facts[i].student_answer_tokens for i in samples)
         return teacher, student
 
 

@@ -42,7 +42,7 @@ class TeacherRank:
 
 @torch.inference_mode()
 def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
-    """Compute and send the features of every unit that a replica serves in steps `[first_step, last_step)`."""
+    """Compute and send the features of all units that a replica serves in steps `[first_step, last_step)`."""
     for unit in units_of_replica(replica, rank.plan, first_step, last_step):
         batch = load_unit(rank, unit)
         if rank.teacher.is_first_stage:
@@ -54,7 +54,8 @@ def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: 
             rank.link.send(unit, hidden_states)
         else:
             digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
-            rank.sender.send(unit, own_rows(rank, batch, hidden_states), digest)
+            rows, num_rows = own_rows(rank, batch, hidden_states)
+            rank.sender.send(unit, rows, digest, num_rows=num_rows)
     rank.link.drain()
     if rank.sender is not None:
         rank.sender.drain()
@@ -75,7 +76,7 @@ def load_unit(rank: TeacherRank, unit: Unit) -> Microbatch:
 
 
 def image_features_of(rank: TeacherRank, batch: Microbatch) -> torch.Tensor | None:
-    """Return features `[n, h]` of the microbatch's images, shared out over the tp ranks; None without images."""
+    """Return features `[n, h]` of the microbatch's images, shared out over tp; None without images."""
     if batch.vision is None:
         return None
     vision = batch.vision
@@ -92,8 +93,8 @@ def local_shape(rank: TeacherRank, batch: Microbatch) -> tuple[int, int, int]:
     return length // parts, samples, config.hidden_size
 
 
-def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) -> torch.Tensor:
-    """Return the rows `[t_local, h]` of the payload that this tp rank sends, in the payload's order."""
+def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return the rows `[t_local, h]` of the payload that this tp rank sends, in order, and the payload's t."""
     config = rank.teacher.body.config
     rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=rank.stage.with_questions)
     owner = owner_of_rows(
@@ -105,4 +106,4 @@ def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) 
     tp_rank = rank.teacher.body.groups.tp.rank()
     mine = owner == tp_rank
     first = tp_rank * hidden_states.shape[0] if config.sequence_parallel else 0
-    return hidden_states[rows.position[mine] - first, rows.sample[mine]]
+    return hidden_states[rows.position[mine] - first, rows.sample[mine]], len(owner)

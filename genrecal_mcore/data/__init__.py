@@ -1,0 +1,47 @@
+"""Samples in the LLaVA format, seen by two tokenizers: checks at the door, spans, order, batches, index
+plans.
+
+Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
+"""
+
+from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, write_skipped
+from genrecal_mcore.data.llava import BrokenSample
+from genrecal_mcore.data.loader import UnitLoader
+from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
+from genrecal_mcore.data.payload import RowSelection, payload_rows
+from genrecal_mcore.data.processor import ModelProcessor, load_processor
+from genrecal_mcore.data.recalibrator_layout import (
+    RecalibratorLayout,
+    student_path_layout,
+    teacher_path_layout,
+)
+from genrecal_mcore.data.show import batch_shape, load_processors, show_step
+from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
+
+__all__ = [
+    "AnswerSpan",
+    "BatchShape",
+    "BrokenSample",
+    "Microbatch",
+    "ModelProcessor",
+    "RecalibratorLayout",
+    "RenderedSample",
+    "RowSelection",
+    "Sample",
+    "SampleIndex",
+    "SampleOrder",
+    "SkippedSample",
+    "Turn",
+    "UnitLoader",
+    "VisionInputs",
+    "batch_shape",
+    "build_index",
+    "load_processor",
+    "load_processors",
+    "payload_rows",
+    "samples_of_unit",
+    "show_step",
+    "student_path_layout",
+    "teacher_path_layout",
+    "write_skipped",
+]

@@ -1,0 +1,170 @@
+"""The door of the data room: every sample is checked once, and broken ones are left out the same way
+everywhere.
+
+Each rank checks a share; the results are merged, so that all ranks hold the same list in the same order.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from genrecal_mcore.config import DataConfig, DataSource
+from genrecal_mcore.data.llava import BrokenSample, build_sample, read_source
+from genrecal_mcore.data.processor import ImageSize, ModelProcessor
+from genrecal_mcore.data.types import Sample
+
+Gather = Callable[[list[Any]], list[list[Any]]]
+"""Gives every rank the lists of all ranks, in rank order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedSample:
+    """A sample that is left out, and why."""
+
+    id: str
+    source: str
+    number: int
+    """Line or item number in the source's file, counted from 1."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleFacts:
+    """What the door learnt of a sample; the rest of the run needs no second look."""
+
+    image_sizes: tuple[ImageSize, ...]
+    teacher_tokens: int
+    teacher_answer_tokens: int
+    student_tokens: int
+    student_answer_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleIndex:
+    """All samples that passed, in file order, and those that did not."""
+
+    samples: tuple[Sample, ...]
+    facts: tuple[SampleFacts, ...]
+    skipped: tuple[SkippedSample, ...]
+    digest: str
+    """sha256 over the samples that passed and the processors: the identity of the data."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.samples[number]
+
+
+def build_index(
+    data: DataConfig,
+    processors: Mapping[str, ModelProcessor | None],
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather | None = None,
+) -> SampleIndex:
+    """Check every sample of every source with the processors of `teacher` and `student` (collective with
+    `gather`).
+
+    Raises `ValueError` for a file that is missing or not JSON, and when more than `data.max_skipped_share` of
+    the samples are broken, with counts by reason.
+    """
+    records = [(source, number, record) for source in data.sources for number, record in read_source(source)]
+    share = [_check(data, processors, *entry) for entry in records[rank::world_size]]
+    shares = gather(share) if gather is not None else [share]
+    checked = [shares[i % world_size][i // world_size] for i in range(len(records))]
+    passed = [entry for entry in checked if not isinstance(entry, SkippedSample)]
+    skipped = tuple(entry for entry in checked if isinstance(entry, SkippedSample))
+    _refuse_too_many(skipped, len(records), data.max_skipped_share)
+    samples = tuple(sample for sample, _ in passed)
+    return SampleIndex(
+        samples=samples,
+        facts=tuple(facts for _, facts in passed),
+        skipped=skipped,
+        digest=_digest(samples, processors),
+    )
+
+
+def write_skipped(path: Path, index: SampleIndex) -> None:
+    """Write one line of JSON for each sample that was left out."""
+    path.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in index.skipped), encoding="utf-8")
+
+
+def _check(
+    data: DataConfig,
+    processors: Mapping[str, ModelProcessor | None],
+    source: DataSource,
+    number: int,
+    record: Any,
+) -> tuple[Sample, SampleFacts] | SkippedSample:
+    try:
+        sample = build_sample(record, source, number=number)
+        sizes = tuple(_image_size(path, verify=data.verify_images) for path in sample.images)
+        counts = {role: _token_counts(model, sample, sizes, data) for role, model in processors.items()}
+    except BrokenSample as error:
+        record_id = record.get("id", "") if isinstance(record, dict) else ""
+        name = source.name or source.path.stem
+        return SkippedSample(id=str(record_id), source=name, number=number, reason=str(error))
+    teacher, student = counts["teacher"], counts["student"]
+    facts = SampleFacts(
+        image_sizes=sizes,
+        teacher_tokens=teacher[0],
+        teacher_answer_tokens=teacher[1],
+        student_tokens=student[0],
+        student_answer_tokens=student[1],
+    )
+    return sample, facts
+
+
+def _image_size(path: Path, *, verify: bool) -> ImageSize:
+    try:
+        with Image.open(path) as image:
+            if verify:
+                image.load()
+            return image.size
+    except FileNotFoundError:
+        raise BrokenSample(f"the image {path} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BrokenSample(f"the image {path} cannot be read: {error}") from None
+
+
+def _token_counts(
+    processor: ModelProcessor | None, sample: Sample, sizes: Sequence[ImageSize], data: DataConfig
+) -> tuple[int, int]:
+    """Return tokens and answer tokens of a sample for one model; zeros where there is no such model."""
+    if processor is None:
+        return 0, 0
+    rendered = processor.render(sample, sizes)
+    if len(rendered.input_ids) > data.max_tokens:
+        found = len(rendered.input_ids)
+        raise BrokenSample(f"{found} tokens are more than data.max_tokens ({data.max_tokens})")
+    return len(rendered.input_ids), rendered.num_answer_tokens
+
+
+def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_share: float) -> None:
+    if num_records == len(skipped) or len(skipped) > max_share * num_records:
+        reasons = Counter(entry.reason.partition(":")[0] for entry in skipped).most_common(5)
+        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        first = ", ".join(f"{entry.source} number {entry.number}" for entry in skipped[:3])
+        raise ValueError(
+            f"{len(skipped)} of {num_records} samples are broken, more than data.max_skipped_share "
+            f"({max_share:g}) allows: {counts}. The first: {first}. Repair them or raise the share"
+        )
+
+
+def _digest(samples: Sequence[Sample], processors: Mapping[str, ModelProcessor | None]) -> str:
+    digest = sha256()
+    for sample in samples:
+        names = tuple(path.name for path in sample.images)
+        digest.update(repr((sample.id, names, sample.turns, sample.source)).encode())
+    for role in sorted(processors):
+        processor = processors[role]
+        digest.update(f"{role}:{processor.digest if processor else ''}".encode())
+    return digest.hexdigest()

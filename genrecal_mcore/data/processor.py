@@ -1,0 +1,171 @@
+"""One model's view of the data: its tokenizer, its image processor, its chat format."""
+
+import json
+import unicodedata
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+
+from genrecal_mcore.config import Family, family_of_hf_folder
+from genrecal_mcore.data.chat import TokenBuilder, add_question, add_system, render_conversation, token_id
+from genrecal_mcore.data.families import FAMILIES, FamilyRecord
+from genrecal_mcore.data.llava import BrokenSample
+from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
+
+ImageSize = tuple[int, int]
+"""Width, height in pixels."""
+
+DIGESTED_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "config.json")
+
+
+class ModelProcessor:
+    """Renders samples for one model; see `load_processor`."""
+
+    def __init__(
+        self, folder: Path, record: FamilyRecord, tokenizer: PreTrainedTokenizerBase, image_processor: Any
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self.chat = record.chat
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.hf_config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.end_of_turn_id = token_id(tokenizer, record.chat.end_of_turn)
+        self.image_token_id = token_id(tokenizer, record.chat.image_token)
+        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn_id
+        if self.hf_config.get("image_token_id") != self.image_token_id:
+            raise ValueError(
+                f"{folder}: config.json says image_token_id {self.hf_config.get('image_token_id')}, but the tokenizer "
+                f"gives {record.chat.image_token} the id {self.image_token_id}; one of the files is of another model"
+            )
+
+    @property
+    def digest(self) -> str:
+        """Return a sha256 over the files that decide how this processor renders."""
+        digest = sha256(repr(self.chat).encode())
+        for name in DIGESTED_FILES:
+            path = self.folder / name
+            digest.update(path.read_bytes() if path.is_file() else b"")
+        return digest.hexdigest()
+
+    def render(self, sample: Sample, image_sizes: Sequence[ImageSize]) -> RenderedSample:
+        """Render a sample whose images have `image_sizes`.
+
+        Raises `BrokenSample` when an answer does not decode back from its span.
+        """
+        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, size) for size in image_sizes]
+        counts = [sum(items) for items, _ in tokens]
+        builder, spans = render_conversation(self.tokenizer, self.chat, sample.turns, counts)
+        for turn, (start, end) in zip(sample.turns, spans, strict=True):
+            self._check_answer(turn, builder.ids[start : end - 1])
+        placed = [(first, grid) for (first, _), (_, grid) in zip(builder.images, tokens, strict=True)]
+        return RenderedSample(
+            sample_id=sample.id,
+            input_ids=torch.tensor(builder.ids),
+            position_ids=self.record.position_ids(len(builder.ids), placed),
+            answer_spans=spans,
+            features_per_item=tuple(count for items, _ in tokens for count in items),
+        )
+
+    def _check_answer(self, turn: Turn, ids: list[int]) -> None:
+        decoded = self.decode(ids)
+        if unicodedata.normalize("NFC", decoded) != unicodedata.normalize("NFC", turn.answer):
+            raise BrokenSample(f"the answer {turn.answer!r} decodes back as {decoded!r}")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def pixels(self, images: Sequence[Image.Image]) -> VisionInputs | None:
+        """Return what the vision tower reads of `images`, in order; None when there are none."""
+        if not images:
+            return None
+        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, image.size) for image in images]
+        out = self.image_processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        return VisionInputs(
+            pixel_values=out["pixel_values"],
+            image_grid_thw=out.get("image_grid_thw"),
+            features_per_item=tuple(count for items, _ in tokens for count in items),
+        )
+
+    def collate(
+        self,
+        rendered: Sequence[RenderedSample],
+        vision: VisionInputs | None = None,
+        *,
+        pad_to_multiple_of: int = 1,
+    ) -> Microbatch:
+        """Pad samples on the right to the longest, rounded up to a multiple of `pad_to_multiple_of`."""
+        lengths = tuple(len(sample.input_ids) for sample in rendered)
+        width = -(-max(lengths) // pad_to_multiple_of) * pad_to_multiple_of
+        input_ids = torch.full((len(rendered), width), self.pad_token_id, dtype=torch.int64)
+        for row, sample in zip(input_ids, rendered, strict=True):
+            row[: len(sample.input_ids)] = sample.input_ids
+        positions = torch.stack([_extend(sample.position_ids, width) for sample in rendered], dim=-2)
+        return Microbatch(
+            sample_ids=tuple(sample.sample_id for sample in rendered),
+            input_ids=input_ids,
+            position_ids=positions,
+            lengths=lengths,
+            answer_spans=tuple(sample.answer_spans for sample in rendered),
+            vision=vision,
+        )
+
+    def render_prompt(self, turns: Sequence[Turn], image_sizes: Sequence[ImageSize]) -> list[int]:
+        """Return the tokens before the last turn's answer: what the model is asked to continue."""
+        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, size) for size in image_sizes]
+        counts = [sum(items) for items, _ in tokens]
+        if len(turns) == 1:
+            builder = TokenBuilder(self.tokenizer)
+            add_system(builder, self.chat)
+            add_question(builder, self.chat, turns[0].question, counts, 0)
+            return builder.ids
+        builder, spans = render_conversation(self.tokenizer, self.chat, turns, counts)
+        return builder.ids[: spans[-1][0]]
+
+    def collate_prompts(
+        self, prompts: Sequence[Sequence[int]], vision: VisionInputs | None
+    ) -> dict[str, torch.Tensor]:
+        """Pad prompts on the left and return the keyword arguments of transformers' `generate`."""
+        width = max(len(prompt) for prompt in prompts)
+        input_ids = torch.full((len(prompts), width), self.pad_token_id, dtype=torch.int64)
+        mask = torch.zeros_like(input_ids)
+        for row, (ids, seen) in enumerate(zip(input_ids, mask, strict=True)):
+            ids[width - len(prompts[row]) :] = torch.tensor(prompts[row])
+            seen[width - len(prompts[row]) :] = 1
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        if vision is not None:
+            inputs["pixel_values"] = vision.pixel_values
+            if vision.image_grid_thw is not None:
+                inputs["image_grid_thw"] = vision.image_grid_thw
+                inputs["mm_token_type_ids"] = ((input_ids == self.image_token_id) & (mask == 1)).long()
+        return inputs
+
+
+def _extend(position_ids: torch.Tensor, width: int) -> torch.Tensor:
+    """Count positions `[..., s]` on to `[..., width]`: padding must not look like a new packed sequence."""
+    extra = width - position_ids.shape[-1]
+    tail = position_ids[..., -1:] + torch.arange(1, extra + 1)
+    return torch.cat([position_ids, tail], dim=-1)
+
+
+def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor:
+    """Load the processor of a Hugging Face folder or of a converted teacher's `tokenizer/` folder.
+
+    Raises `ValueError` when a file is missing or of another family.
+    """
+    found = family_of_hf_folder(folder)
+    if family is not None and found != family:
+        raise ValueError(f"{folder} is of family {found.value}, but {family.value} was expected")
+    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} does not exist; a model's folder must hold its processor's
+            files")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return ModelProcessor(folder, FAMILIES[found], tokenizer, image_processor)
