@@ -1,0 +1,29 @@
+"""Write a teacher folder back as a Hugging Face checkpoint.
+
+Example: python checkpoint_tools/mcore2hf.py --mcore-path checkpoints/teacher --out models/teacher-again
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from checkpoint_tools.command_line import run_command
+from checkpoint_tools.conversion import convert_to_hf
+
+
+def main(
+    mcore_path: Annotated[Path, typer.Option(help="Teacher folder written by hf2mcore.py.")],
+    out: Annotated[Path, typer.Option(help="Hugging Face folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
+) -> None:
+    """Write a teacher folder back as a Hugging Face checkpoint, tensors bit for bit.
+
+    Example: python checkpoint_tools/mcore2hf.py --mcore-path checkpoints/teacher --out models/teacher-again
+    """
+    convert_to_hf(mcore_path, out, overwrite=overwrite)
+    typer.echo(f"{mcore_path} -> {out}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,65 @@
+"""Writes and reads the folder of a converted teacher (see `genrecal_mcore.config.teacher_manifest`)."""
+
+import json
+from collections.abc import Iterable
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from genrecal_mcore.config import TeacherManifest
+
+# What megatron.core.dist_checkpointing expects beside the tensors of a `torch_dist` checkpoint.
+MEGATRON_METADATA = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+
+
+def write_language(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write the language body as a `torch_dist` checkpoint of whole tensors, loadable at any tp x pp."""
+    dcp.save(dict(tensors), checkpoint_id=folder, no_dist=True)
+    torch.save({}, folder / "common.pt")
+    (folder / "metadata.json").write_text(json.dumps(MEGATRON_METADATA), encoding="utf-8")
+
+
+def write_safetensors(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write tensors into one safetensors file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors}, path, metadata={"format": "pt"})
+
+
+def write_manifest(folder: Path, manifest: TeacherManifest) -> None:
+    """Write `teacher.json` with the digest of every file that is in the folder."""
+    digests = {
+        str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    whole = manifest.model_copy(update={"digests": digests})
+    (folder / "teacher.json").write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+class LanguageReader:
+    """Reads whole tensors of a `language/` folder by their Megatron names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.reader = dcp.FileSystemReader(folder)
+        self.stored = self.reader.read_metadata().state_dict_metadata
+
+    def read(self, key: str) -> torch.Tensor:
+        """Read one tensor; raises `ValueError` when it is not there."""
+        stored = self.stored.get(key)
+        if not isinstance(stored, TensorStorageMetadata):
+            raise ValueError(f"{self.reader.path} lacks the tensor {key}; convert the teacher again")
+        tensor = {key: torch.empty(stored.size, dtype=stored.properties.dtype)}
+        dcp.load(tensor, storage_reader=self.reader, no_dist=True)
+        return tensor[key]
