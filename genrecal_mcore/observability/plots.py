@@ -72,7 +72,7 @@ LOSS_PANELS = (
     Panel(
         title="Recalibrated features: cross entropy",
         lines=(
-            Line(field="ce_recal", label="both", color=GRAY),
+            Line(field="ce_recal", label="sum of both", color=GRAY),
             Line(field="ce_recal_boundary", label="boundary position", color=ORANGE),
             Line(field="ce_recal_rest", label="other positions", color=BLUE),
         ),
@@ -80,7 +80,7 @@ LOSS_PANELS = (
     Panel(
         title="Recalibrated features: KL to the teacher",
         lines=(
-            Line(field="kl_recal", label="both", color=GRAY),
+            Line(field="kl_recal", label="sum of both", color=GRAY),
             Line(field="kl_recal_boundary", label="boundary position", color=ORANGE),
             Line(field="kl_recal_rest", label="other positions", color=BLUE),
         ),

@@ -128,7 +128,7 @@ def _overview_row(name: str, metrics: Metrics) -> tuple[str, ...]:
         f"{_loss_near(metrics[-5:]):.3f}",
         _duration(step_s),
         _count(_total(metrics, "answer_tokens_student") / step_s if step_s else None),
-        f"{100 * waited / step_s:.0f} %" if step_s else "-",
+        f"{100 * waited / step_s:.0f} %" if step_s and last["student_wait_s"] is not None else "-",
         _bytes(_total(metrics, "bytes_received")),
         _bytes(max((step["peak_memory_bytes"] or 0) for step in metrics)),
     )
