@@ -60,7 +60,7 @@ def convert_to_mcore(source: Path, out: Path, *, dtype: str | None, verify: bool
 
 
 def verify_round_trip(plan: ConversionPlan, source: HfFolder, converted: Path, dtype: torch.dtype) -> None:
-    """Raise `ValueError` naming the first tensor that does not come back bit by bit from a converted folder."""
+    """Raise `ValueError` naming the first tensor that does not come back bit by bit."""
     for key, tensor in _converted_tensors(plan, converted):
         if not torch.equal(tensor, source.read(key).to(dtype)):
             raise ValueError(f"tensor {key} does not come back as it was; this is a bug of the table")

@@ -1,4 +1,4 @@
-"""Reads the LLaVA conversation format, JSON or JSONL, and says what is wrong with a record that is not one."""
+"""Reads the LLaVA conversation format, JSON or JSONL, and says what is wrong with a broken record."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(
-                    f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}); repair or remove the line"
+                    f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}); "
+                    "repair or remove the line"
                 ) from None
 
 

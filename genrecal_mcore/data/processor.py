@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerB
 from genrecal_mcore.config import Family, family_of_hf_folder
 from genrecal_mcore.data.chat import TokenBuilder, add_question, add_system, render_conversation, token_id
 from genrecal_mcore.data.families import FAMILIES, FamilyRecord
+from genrecal_mcore.data.families.record import ImageTokens
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
 
@@ -37,11 +38,13 @@ class ModelProcessor:
         self.hf_config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.end_of_turn_id = token_id(tokenizer, record.chat.end_of_turn)
         self.image_token_id = token_id(tokenizer, record.chat.image_token)
-        self.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_of_turn_id
-        if self.hf_config.get("image_token_id") != self.image_token_id:
+        pad = tokenizer.pad_token_id
+        self.pad_token_id = self.end_of_turn_id if pad is None else pad
+        configured = self.hf_config.get("image_token_id")
+        if configured != self.image_token_id:
             raise ValueError(
-                f"{folder}: config.json says image_token_id {self.hf_config.get('image_token_id')}, but the tokenizer "
-                f"gives {record.chat.image_token} the id {self.image_token_id}; one of the files is of another model"
+                f"{folder}: config.json says image_token_id {configured}, but the tokenizer gives "
+                f"{record.chat.image_token} the id {self.image_token_id}; one file is of another model"
             )
 
     @property
@@ -58,7 +61,7 @@ class ModelProcessor:
 
         Raises `BrokenSample` when an answer does not decode back from its span.
         """
-        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, size) for size in image_sizes]
+        tokens = self._image_tokens(image_sizes)
         counts = [sum(items) for items, _ in tokens]
         builder, spans = render_conversation(self.tokenizer, self.chat, sample.turns, counts)
         for turn, (start, end) in zip(sample.turns, spans, strict=True):
@@ -77,6 +80,9 @@ class ModelProcessor:
         if unicodedata.normalize("NFC", decoded) != unicodedata.normalize("NFC", turn.answer):
             raise BrokenSample(f"the answer {turn.answer!r} decodes back as {decoded!r}")
 
+    def _image_tokens(self, sizes: Sequence[ImageSize]) -> list[ImageTokens]:
+        return [self.record.image_tokens(self.image_processor, self.hf_config, size) for size in sizes]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of tokens, special ones included."""
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -85,7 +91,7 @@ class ModelProcessor:
         """Return what the vision tower reads of `images`, in order; None when there are none."""
         if not images:
             return None
-        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, image.size) for image in images]
+        tokens = self._image_tokens([image.size for image in images])
         out = self.image_processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
         return VisionInputs(
             pixel_values=out["pixel_values"],
@@ -118,7 +124,7 @@ class ModelProcessor:
 
     def render_prompt(self, turns: Sequence[Turn], image_sizes: Sequence[ImageSize]) -> list[int]:
         """Return the tokens before the last turn's answer: what the model is asked to continue."""
-        tokens = [self.record.image_tokens(self.image_processor, self.hf_config, size) for size in image_sizes]
+        tokens = self._image_tokens(image_sizes)
         counts = [sum(items) for items, _ in tokens]
         if len(turns) == 1:
             builder = TokenBuilder(self.tokenizer)
@@ -164,8 +170,7 @@ def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor
         raise ValueError(f"{folder} is of family {found.value}, but {family.value} was expected")
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} does not exist; a model's folder must hold its processor's
-            files")
+            raise ValueError(f"{folder / name} does not exist; a model's folder must hold this file")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    image_processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return ModelProcessor(folder, FAMILIES[found], tokenizer, image_processor)
+    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return ModelProcessor(folder, FAMILIES[found], tokenizer, images)

@@ -26,7 +26,7 @@ class PipelineLink:
         self.in_flight: deque[tuple[dist.Work, torch.Tensor, Unit]] = deque()
 
     def receive(self, unit: Unit, shape: tuple[int, int, int]) -> torch.Tensor:
-        """Wait for hidden states of `shape` from the previous stage; raises `TransferError` after a timeout."""
+        """Wait for `[s, b, h]` of `shape` from the previous stage; raises `TransferError` when it is late."""
         hidden_states = torch.empty(shape, dtype=self.dtype, device=self.topology.device)
         peer = self._peer(-1)
         work = dist.irecv(hidden_states, src=peer, group=self.group)

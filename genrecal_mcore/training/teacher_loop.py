@@ -94,7 +94,7 @@ def local_shape(rank: TeacherRank, batch: Microbatch) -> tuple[int, int, int]:
 
 
 def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return the rows `[t_local, h]` of the payload that this tp rank sends, in order, and the payload's t."""
+    """Return the payload's rows `[t_local, h]` that this tp rank sends, in order, and the payload's t."""
     config = rank.teacher.body.config
     rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=rank.stage.with_questions)
     owner = owner_of_rows(

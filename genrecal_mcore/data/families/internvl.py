@@ -14,7 +14,7 @@ from genrecal_mcore.data.families.record import FamilyRecord, ImageTokens
 
 
 def image_tokens(processor: Any, hf_config: dict[str, Any], size: tuple[int, int]) -> ImageTokens:
-    """Return `image_seq_length` tokens for each tile that the image processor cuts an image of `size` into."""
+    """Return `image_seq_length` tokens for each tile that an image of `size` is cut into."""
     width, height = size
     num_tiles = processor.get_number_of_image_patches(height, width, {})
     return (int(hf_config["image_seq_length"]),) * num_tiles, None

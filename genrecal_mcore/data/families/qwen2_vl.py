@@ -15,7 +15,7 @@ from genrecal_mcore.data.families.record import FamilyRecord, ImageTokens
 
 def image_tokens(processor: Any, hf_config: dict[str, Any], size: tuple[int, int]) -> ImageTokens:
     """Return the merged patches of an image of `size` (width, height), and their grid (height, width)."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     del hf_config
     width, height = size

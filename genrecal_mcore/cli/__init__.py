@@ -1,0 +1,4 @@
+"""The `genrecal` command: thin verbs over the rooms below.
+
+A verb reads its arguments, calls one function and prints. Start with `main`.
+"""

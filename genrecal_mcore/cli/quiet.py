@@ -1,0 +1,16 @@
+"""Keeps libraries from talking over the command's own output."""
+
+import os
+import warnings
+
+
+def quiet_imports() -> None:
+    """Silence what megatron-core and transformers say at import and loading; call it before importing them.
+
+    They report optional packages that a CPU does not have, once a rank. What they raise is still raised.
+    """
+    warnings.filterwarnings("ignore", module=r"megatron|torch\.jit|transformers")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

@@ -1,0 +1,20 @@
+"""`genrecal report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, in the order in which to show them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; the first run's otherwise.")] = None,
+) -> None:
+    """Write a self-contained page with loss curves, waits, throughput and configuration of runs.
+
+    Example: genrecal report runs/demo/stage1 runs/demo/stage2 --out runs/demo
+    """
+    from genrecal_mcore.observability import write_report
+
+    title = ", ".join(run.name for run in runs)
+    typer.echo(write_report(out or runs[0], runs={run.name: run for run in runs}, table=None, title=title))

@@ -1,0 +1,27 @@
+"""`genrecal train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genrecal_mcore.cli.quiet import quiet_imports
+from genrecal_mcore.config import load_run_config
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, as a.b=c.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+) -> None:
+    """Train one stage; start it once on every rank, with torchrun or srun.
+
+    Example: torchrun --standalone --nproc-per-node 6 -m genrecal_mcore.cli.main train
+    examples/configs/demo_stage1.yaml train.steps=20
+    """
+    run_config = load_run_config(config, overrides or [])
+    # Only a configuration that is right pays for the import of torch and megatron-core.
+    quiet_imports()
+    from genrecal_mcore.training import train as train_stage
+
+    train_stage(run_config, resume=resume)
