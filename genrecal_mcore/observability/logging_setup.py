@@ -1,4 +1,4 @@
-"""Where log lines go: each rank writes its own file, one rank speaks, errors of any rank reach the terminal.
+"""Where log lines go: each rank writes its own file, one rank speaks.
 
 Only an entry point calls this. Modules write to `logging.getLogger(__name__)` and know nothing of ranks.
 """
@@ -23,17 +23,17 @@ def stderr_console() -> Console:
 def set_up_logging(run_dir: Path, *, rank: int, role: str, speaks: bool) -> Path:
     """Send log lines to `run_dir/logs/rank_000.log` and, if it speaks, to stderr; return the path.
 
-    `role` is what a reader should call this rank, e.g. "student 0" or "teacher tp 1 pp 0 dp 0". A rank that
-    does not speak still shows errors on stderr. Other libraries are heard from WARNING on. Calling it again
-    replaces what the previous call set up.
+    `role` is what a reader should call this rank, e.g. "student 0" or "teacher tp 1 pp 0 dp 0". Errors and
+    Python warnings stand in the file only: the command line itself says what ended a run, once. Other
+    libraries are heard from WARNING on. Calling it again replaces what the previous call set up.
     """
     path = run_dir / "logs" / f"rank_{rank:03d}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_our_handlers()
-    for handler in (
-        _file_handler(path, rank=rank, role=role),
-        _stderr_handler(rank=rank, role=role, speaks=speaks),
-    ):
+    handlers = [_file_handler(path, rank=rank, role=role)]
+    if speaks:
+        handlers.append(_stderr_handler(rank=rank, role=role))
+    for handler in handlers:
         handler.set_name(_OURS)
         logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(logging.WARNING)
@@ -58,13 +58,14 @@ def _file_handler(path: Path, *, rank: int, role: str) -> logging.Handler:
     return handler
 
 
-def _stderr_handler(*, rank: int, role: str, speaks: bool) -> logging.Handler:
+def _stderr_handler(*, rank: int, role: str) -> logging.Handler:
     handler = RichHandler(
-        level=logging.INFO if speaks else logging.ERROR,
+        level=logging.INFO,
         console=stderr_console(),
         show_path=False,
         omit_repeated_times=False,
         log_time_format="[%X]",
     )
     handler.setFormatter(logging.Formatter(f"rank {rank} ({role}): %(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.ERROR and record.name != "py.warnings")
     return handler

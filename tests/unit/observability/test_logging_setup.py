@@ -1,4 +1,5 @@
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,16 +29,21 @@ def test_each_rank_has_a_file_with_rank_and_role_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("speaks", "heard"), [(True, ["info", "error"]), (False, ["error"])], ids=["speaks", "silent"]
+    ("speaks", "heard"), [(True, ["info", "warning"]), (False, [])], ids=["speaks", "silent"]
 )
-def test_stderr_hears_the_speaking_rank_and_every_error(
+def test_stderr_hears_the_speaking_rank_up_to_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], speaks: bool, heard: list[str]
 ) -> None:
-    set_up_logging(tmp_path, rank=0, role="student 0", speaks=speaks)
-    for level in ("info", "error"):
+    path = set_up_logging(tmp_path, rank=0, role="student 0", speaks=speaks)
+    levels = ["info", "warning", "error"]
+    for level in levels:
         getattr(logging.getLogger(LOGGER_NAME), level)("this is an %s line", level)
-    shown = capsys.readouterr().err
-    assert [level for level in ("info", "error") if f"this is an {level} line" in shown] == heard
+    warnings.warn("this is a Python warning", stacklevel=1)
+    shown, written = capsys.readouterr().err, path.read_text()
+    assert [level for level in levels if f"this is an {level} line" in shown] == heard
+    assert [level for level in levels if f"this is an {level} line" in written] == levels
+    assert "Python warning" in written
+    assert "Python warning" not in shown
 
 
 def test_a_second_call_replaces_the_first(tmp_path: Path) -> None:
