@@ -53,7 +53,7 @@ def fuse_gate_up(mcore: str, gate: str, up: str) -> Entry:
 
 
 def fuse_qkv(mcore: str, query: str, key: str, value: str) -> Entry:
-    """Interleave q `[n d, ...]`, k and v `[n_kv d, ...]` by query group: its queries, its key, its value."""
+    """Return an entry that interleaves q, k, v by query group, as `linear_qkv` wants it, weight or bias."""
     return Entry(mcore=mcore, hf=(query, key, value), merge=merge_qkv, split=split_qkv)
 
 

@@ -52,11 +52,7 @@ def demo(
     state = DemoState(out=out, num_heldout=num_heldout, console=Console())
     state.phase("prepare data", lambda: _prepare_data(out, num_train=num_train, num_heldout=num_heldout))
     state.phase("convert the teacher", lambda: _convert(out))
-    for stage, ranks in (
-        (1, TEACHER_RANKS + STUDENT_RANKS),
-        (2, TEACHER_RANKS + STUDENT_RANKS),
-        (3, STUDENT_RANKS),
-    ):
+    for stage, ranks in ((1, ALL_RANKS), (2, ALL_RANKS), (3, STUDENT_RANKS)):
         state.phase(f"stage {stage}", lambda s=stage, n=ranks: _train(out, f"stage{s}", n))
     for stage in (2, 3):
         state.phase(f"SFT stage {stage}", lambda s=stage: _train(out, f"sft_stage{s}", STUDENT_RANKS))

@@ -85,7 +85,7 @@ def load_teacher_manifest(folder: Path) -> TeacherManifest:
 def validate_teacher_folder(folder: Path) -> TeacherManifest:
     """Return the manifest of a teacher folder whose files are all there and of the family that it names.
 
-    Files are looked for by name and not hashed: that takes minutes at full size and is `inspect`'s work. Raises
+    Files are looked for by name and not hashed, which takes minutes at full size. Raises
     `ValueError` naming what is missing or contradictory.
     """
     manifest = load_teacher_manifest(folder)

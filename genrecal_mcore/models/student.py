@@ -37,8 +37,8 @@ def load_student(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(
-            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, e.g.
-            {missing[:3]}"
+            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, "
+            f"e.g. {missing[:3]}"
         )
     model.config.use_cache = False
     return model.requires_grad_(False)
@@ -90,7 +90,7 @@ def student_body(
 ) -> torch.Tensor:
     """Return `z`, the hidden states `[b, s, h_s]` after the final norm (Alg. 1 line 3).
 
-    `input_ids` `[b, s]`, padded on the right; `position_ids` `[b, s]`, or `[3, b, s]` for M-RoPE, always given:
+    `input_ids` `[b, s]`, right-padded; `position_ids` `[b, s]`, or `[3, b, s]` for M-RoPE, always given:
     Qwen2-VL keeps the offset of the last image in the model and would use it here.
     """
     embeddings = model.get_input_embeddings()(input_ids)

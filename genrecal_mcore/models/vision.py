@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.internvl.modeling_internvl import InternVLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
@@ -19,7 +19,7 @@ _MODEL_OF_FAMILY = {Family.INTERNVL: InternVLModel, Family.QWEN2_VL: Qwen2VLMode
 
 
 def image_features(
-    model: torch.nn.Module, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None
+    model: PreTrainedModel, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor | None
 ) -> torch.Tensor:
     """Return features `[n, h]` of all tiles or images, in order, from a Hugging Face `*Model`.
 
@@ -49,13 +49,13 @@ def scatter_features(
     # The count reads ids that came from the CPU this step; a wrong one must never train.
     if int(mask.sum()) != features.shape[0]:
         raise ValueError(
-            f"the microbatch has {int(mask.sum())} image tokens but the vision tower gave {features.shape[0]}
-            " "features; the image processor's settings contradict the model's config.json"
+            f"the microbatch has {int(mask.sum())} image tokens but the vision tower gave "
+            f"{features.shape[0]} features; the image processor's settings contradict the model's config.json"
         )
     return embeddings.masked_scatter(mask.unsqueeze(-1), features.to(embeddings.dtype))
 
 
-def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> torch.nn.Module:
+def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> PreTrainedModel:
     """Build tower and projector from `folder` (`config.json`, `model.safetensors`), frozen, without language
     model.
 
@@ -66,8 +66,8 @@ def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> to
     missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing or unexpected:
         raise ValueError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, unexpected
-            {unexpected}"
+            f"{folder / 'model.safetensors'} does not fit its config.json: missing {missing}, "
+            f"unexpected {unexpected}"
         )
     return model.to(dtype).requires_grad_(False).eval()
 

@@ -19,7 +19,7 @@ class MeshCoordinate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeshSpec:
-    """A block of consecutive ranks, `tp` fastest, then `dp`, then `pp` (the order of mcore's `tp-cp-dp-pp`)."""
+    """Consecutive ranks: `tp` fastest, then `dp`, then `pp` (the order of mcore's `tp-cp-dp-pp`)."""
 
     name: str
     tp: int = 1

@@ -38,12 +38,20 @@ class RunState:
     teacher_digest: str | None
 
 
-def input_digests(config: RunConfig) -> dict[str, str | None]:
-    """Return the digests of the frozen inputs of a run: the student's weights and the teacher."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputDigests:
+    """Names the frozen inputs of a run by their content."""
+
+    student: str
+    teacher: str | None
+
+
+def input_digests(config: RunConfig) -> InputDigests:
+    """Return the digests of the student's weights and of the teacher."""
     teacher = None
     if config.teacher is not None:
         teacher = load_teacher_manifest(config.teacher.checkpoint).digest()
-    return {"student_digest": weights_digest(config.student.checkpoint), "teacher_digest": teacher}
+    return InputDigests(student=weights_digest(config.student.checkpoint), teacher=teacher)
 
 
 def weights_digest(folder: Path) -> str:

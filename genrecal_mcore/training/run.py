@@ -13,6 +13,7 @@ from genrecal_mcore.config import RunConfig
 from genrecal_mcore.models import load_teacher_stage
 from genrecal_mcore.parallel import layout_of
 from genrecal_mcore.training.checkpoint import (
+    InputDigests,
     RunState,
     allocate_optimizer_state,
     input_digests,
@@ -214,14 +215,15 @@ def save(job: Job, module: StudentModule, optimizer: torch.optim.Optimizer, stat
     )
 
 
-def run_state(job: Job, digests: dict[str, str | None], steps_done: int) -> RunState:
+def run_state(job: Job, digests: InputDigests, steps_done: int) -> RunState:
     """Return what identifies the run's position and its inputs."""
     return RunState(
         step=steps_done,
         samples=steps_done * job.batch.samples_per_step,
         seed=job.config.train.seed,
         data_digest=job.index.digest,
-        **digests,
+        student_digest=digests.student,
+        teacher_digest=digests.teacher,
     )
 
 

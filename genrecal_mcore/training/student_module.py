@@ -45,6 +45,8 @@ class StudentUnit:
 class StudentModule(nn.Module):
     """Student, Recalibrator and the frozen copy of the teacher's head."""
 
+    teacher_head: torch.Tensor
+
     def __init__(
         self,
         student: PreTrainedModel,

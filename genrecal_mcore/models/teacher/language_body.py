@@ -13,6 +13,11 @@ from megatron.core.models.common.embeddings.rotary_pos_embedding import (
 )
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    linear_with_frozen_weight,
+)
 from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -100,8 +105,8 @@ class TeacherLanguageBody(torch.nn.Module):
         self.requires_grad_(False)
         # mcore picks a linear's kernel at construction by requires_grad; frozen ones need the frozen kernel.
         for module in self.modules():
-            if hasattr(module, "_forward_impl"):
-                module._forward_impl = _frozen_linear_kernel()
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                module._forward_impl = linear_with_frozen_weight
         self.eval()
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -178,9 +183,3 @@ def _decoder(
         post_process=groups.pp.rank() == groups.pp.size() - 1,
         pg_collection=groups,
     )
-
-
-def _frozen_linear_kernel():  # noqa: ANN202
-    from megatron.core.tensor_parallel.layers import linear_with_frozen_weight
-
-    return linear_with_frozen_weight

@@ -85,7 +85,7 @@ class ShardedTensorLoadPlanner(LoadPlanner):
 
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
         """Refuse: only tensors are stored."""
-        raise RuntimeError(f"{read_item.storage_index.fqn} is not a tensor")
+        raise RuntimeError(f"{read_item.storage_index.fqn} is {type(value).__name__}, not a tensor")
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
         """Return the view of the local tensor that a read fills."""

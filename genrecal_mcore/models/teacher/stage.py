@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from megatron.core.process_groups_config import ProcessGroupCollection
+from transformers import PreTrainedModel
 
 from genrecal_mcore.config import TeacherManifest, validate_teacher_folder
 from genrecal_mcore.models.teacher.language_body import TeacherLanguageBody
@@ -21,7 +22,7 @@ from genrecal_mcore.parallel import MeshSpec
 class TeacherStage(torch.nn.Module):
     """The teacher modules of one rank."""
 
-    def __init__(self, body: TeacherLanguageBody, vision: torch.nn.Module | None) -> None:
+    def __init__(self, body: TeacherLanguageBody, vision: PreTrainedModel | None) -> None:
         super().__init__()
         self.body = body
         self.vision = vision
@@ -57,7 +58,7 @@ class TeacherStage(torch.nn.Module):
         image_grid_thw: torch.Tensor | None,
         features_per_item: tuple[int, ...],
     ) -> torch.Tensor:
-        """Return features `[n, h]` of every tile or image, each computed by one tp rank (collective over tp)."""
+        """Return features `[n, h]` of all tiles or images, each computed once (collective over tp)."""
         assert self.vision is not None
         group = self.body.groups.tp
         tp, tp_rank = group.size(), group.rank()
