@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "genrecal_mcore").rglob("*.py")))
 
 PAPER_SYMBOLS = {"_l", "_s", "gt_l", "r_al", "z_al"}
