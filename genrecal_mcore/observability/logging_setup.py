@@ -59,13 +59,15 @@ def _file_handler(path: Path, *, rank: int, role: str) -> logging.Handler:
 
 
 def _stderr_handler(*, rank: int, role: str) -> logging.Handler:
-    handler = RichHandler(
-        level=logging.INFO,
-        console=stderr_console(),
-        show_path=False,
-        omit_repeated_times=False,
-        log_time_format="[%X]",
-    )
-    handler.setFormatter(logging.Formatter(f"rank {rank} ({role}): %(message)s"))
+    console = stderr_console()
+    if console.is_terminal:
+        handler: logging.Handler = RichHandler(console=console, show_path=False, log_time_format="[%X]")
+        handler.setFormatter(logging.Formatter(f"rank {rank} ({role}): %(message)s"))
+    else:
+        # rich would fold lines to a width that a file does not have.
+        handler = logging.StreamHandler()
+        handler.setFormatter(
+            logging.Formatter(f"%(asctime)s rank {rank} ({role}): %(message)s", datefmt="%H:%M:%S")
+        )
     handler.addFilter(lambda record: record.levelno < logging.ERROR and record.name != "py.warnings")
     return handler

@@ -57,15 +57,14 @@ class ProgressLine:
 
 
 def step_text(metrics: Mapping[str, MetricValue]) -> str:
-    """Return the short text of one step, e.g. `loss 2.3451  412 answer tokens/s  student waited 3 %`."""
+    """Return the short text of one step: loss, seconds, who waited in it, answer tokens a second."""
     step_s = _number(metrics["step_s"])
-    parts = [f"loss {_number(metrics['loss']):.4f}", f"lr {_number(metrics['lr']):.1e}"]
+    parts = [f"loss {_number(metrics['loss']):.4f}", f"{step_s:.2f} s a step"]
+    if metrics["student_wait_s"] is not None and metrics["teacher_wait_s"] is not None:
+        student_s, teacher_s = metrics["student_wait_s"], metrics["teacher_wait_s"]
+        parts.append(f"waited {student_s:.2f} s for the teacher, {teacher_s:.2f} s for the student")
     if step_s > 0:
         parts.append(f"{_number(metrics['answer_tokens_student']) / step_s:.0f} answer tokens/s")
-        for side in ("student", "teacher"):
-            waited_s = metrics[f"{side}_wait_s"]
-            if waited_s is not None:
-                parts.append(f"{side} waited {waited_s:.2f} s of {step_s:.2f} s")
     return "  ".join(parts)
 
 

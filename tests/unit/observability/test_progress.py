@@ -6,16 +6,22 @@ from genrecal_mcore.observability import METRIC_FIELDS, ProgressLine
 from genrecal_mcore.observability.progress import step_text
 
 
-def metrics_of(step: int) -> dict[str, float | None]:
-    values = {"loss": 2.5, "lr": 1e-4, "step_s": 2.0, "answer_tokens_student": 70, "student_wait_s": 0.5}
-    return {name: None for name in METRIC_FIELDS} | values | {"step": step}
+def metrics_of(step: int, *, waits: tuple[float, float] | None = (0.5, 0.25)) -> dict[str, float | None]:
+    values = {"loss": 2.5, "step_s": 2.0, "answer_tokens_student": 70}
+    student_wait_s, teacher_wait_s = waits or (None, None)
+    waited = {"student_wait_s": student_wait_s, "teacher_wait_s": teacher_wait_s}
+    return {name: None for name in METRIC_FIELDS} | values | waited | {"step": step}
 
 
-def test_text_has_loss_rate_and_the_waits_that_exist() -> None:
-    assert (
-        step_text(metrics_of(0))
-        == "loss 2.5000  lr 1.0e-04  35 answer tokens/s  student waited 0.50 s of 2.00 s"
+def test_text_has_loss_seconds_waits_and_rate() -> None:
+    assert step_text(metrics_of(0)) == (
+        "loss 2.5000  2.00 s a step  waited 0.50 s for the teacher, 0.25 s for the student  "
+        "35 answer tokens/s"
     )
+
+
+def test_text_has_no_waits_where_there_is_no_teacher() -> None:
+    assert step_text(metrics_of(0, waits=None)) == "loss 2.5000  2.00 s a step  35 answer tokens/s"
 
 
 @pytest.mark.parametrize(
