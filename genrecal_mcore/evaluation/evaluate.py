@@ -18,7 +18,7 @@ from genrecal_mcore.config import DataConfig, DataSource, family_of_hf_folder
 from genrecal_mcore.data import Sample, build_index, load_processor
 from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
 from genrecal_mcore.evaluation.generate import generate_answers
-from genrecal_mcore.evaluation.score import Scores, exact_match, kinds_of, score
+from genrecal_mcore.evaluation.score import OTHER, YES_NO, Scores, exact_match, kinds_of, score
 from genrecal_mcore.observability import EvaluationTable
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ def questions_of(sample: Sample) -> list[Sample]:
 
 def evaluation_table(scores_of: Mapping[str, Scores], *, caption: str) -> EvaluationTable:
     """Return a table in percent of several models' scores, by display name: all questions, then each kind."""
-    kinds = sorted({kind for scores in scores_of.values() for kind in scores.by_kind})
+    asked = {kind for scores in scores_of.values() for kind in scores.by_kind}
+    kinds = sorted(asked, key=lambda kind: (kind not in (YES_NO, OTHER), kind))  # forms, then domains
     rows = [
         (name, _percent(scores.accuracy), *(_percent_of_kind(scores, kind) for kind in kinds))
         for name, scores in scores_of.items()

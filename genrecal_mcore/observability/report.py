@@ -109,7 +109,7 @@ _OVERVIEW_COLUMNS = (
     "Loss, first",
     "Loss, last",
     "Time",
-    "Answer tokens / s",
+    "Answer tokens/s",
     "Student waited",
     "Received",
     "Peak memory",

@@ -142,7 +142,9 @@ def test_a_folder_without_a_tensor_is_refused(data_file: Path, tmp_path: Path) -
 
 def test_table_shows_percent_and_a_dash_for_a_kind_that_was_not_asked() -> None:
     one = Scores(num=8, accuracy=0.625, by_kind={"yes_no": KindScore(num=8, num_correct=5)})
-    two = Scores(num=3, accuracy=1.0, by_kind={"other": KindScore(num=3, num_correct=3)})
+    two = Scores(
+        num=3, accuracy=1.0, by_kind={k: KindScore(num=3, num_correct=3) for k in ("other", "chart")}
+    )
     table = evaluation_table({"Teacher": one, "Student": two}, caption="Of 11 questions.")
-    assert table.columns == ("Model", "all", "other", "yes_no")
-    assert table.rows == (("Teacher", "62.5", "-", "62.5"), ("Student", "100.0", "100.0", "-"))
+    assert table.columns == ("Model", "all", "other", "yes_no", "chart")
+    assert table.rows == (("Teacher", "62.5", "-", "62.5", "-"), ("Student", "100.0", "100.0", "-", "100.0"))
