@@ -32,7 +32,8 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        logger.error("%s", error)
+        if logging.getLogger().handlers:
+            logger.error("%s", error)
         _say(error)
         _leave(2)
     except RuntimeError as error:
