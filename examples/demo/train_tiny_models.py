@@ -52,7 +52,7 @@ class Budget:
 
 BUDGETS = {
     "teacher": Budget(vision_s=240, language_s=330, num_samples=30000),
-    "student": Budget(vision_s=110, language_s=110, num_samples=3000),
+    "student": Budget(vision_s=150, language_s=40, num_samples=3000),
 }
 
 

@@ -5,6 +5,7 @@ What the rank then does is in `run`.
 
 import logging
 import os
+import platform
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -94,10 +95,13 @@ def choose_device(config: RunConfig) -> torch.device:
     return device
 
 
-def start_process_group(config: RunConfig, *, rank: int, world_size: int, device: torch.device) -> None:
-    """Join the job: NCCL on CUDA, gloo on CPU; a single process needs no rendezvous."""
+def start_process_group(config: RunConfig, *, rank: int, world_size: int, device: torch.device) -> bool:
+    """Join the job: NCCL on CUDA, gloo on CPU; a single process needs no rendezvous.
+
+    Returns whether this call made the group; a caller that made one itself keeps it.
+    """
     if dist.is_initialized():
-        return
+        return False
     store = dist.HashStore() if world_size == 1 and "MASTER_ADDR" not in os.environ else None
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -107,18 +111,18 @@ def start_process_group(config: RunConfig, *, rank: int, world_size: int, device
         timeout=timedelta(seconds=config.transfer.timeout_s),
         device_id=device if device.type == "cuda" else None,
     )
+    return True
 
 
 def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> None:
     """Make the run folder and this rank's log file; the config is written once, by rank 0."""
     dist.barrier()  # every rank has looked for an earlier run before rank 0 makes one
-    mesh = layout.mesh_of(rank)
     role = layout.who(rank).partition("(")[2].rstrip(")")
     set_up_logging(config.run.dir, rank=rank, role=role, speaks=rank == layout.student.rank_offset)
     if rank == 0:
         write_run_config(config, config.run.dir / "config.yaml")
         (config.run.dir / "versions.txt").write_text(versions_text(), encoding="utf-8")
-    logger.info("%s of %d ranks, mesh %s", layout.who(rank), layout.world_size, mesh)
+    logger.info("one of %d ranks on %s", layout.world_size, platform.node())
 
 
 def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.device, resume: bool) -> Job:

@@ -5,6 +5,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
@@ -42,7 +43,7 @@ from genrecal_mcore.training.student_assembly import (
 )
 from genrecal_mcore.training.student_feed import StepTokens, StudentFeed, TeacherSide
 from genrecal_mcore.training.student_loop import StudentRank, run_student
-from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.student_module import StudentModule, StudentUnit
 from genrecal_mcore.training.teacher_loop import TeacherRank, run_teacher
 from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RoutePlan
 
@@ -60,7 +61,7 @@ def train(config: RunConfig, *, resume: bool) -> None:
     check_inputs(config, layout)
     check_run_dir(config, resume=resume)
     device = choose_device(config)
-    start_process_group(config, rank=rank, world_size=world_size, device=device)
+    owns_group = start_process_group(config, rank=rank, world_size=world_size, device=device)
     set_up_run_dir(config, layout, rank=rank)
     job = set_up_job(config, layout, rank=rank, device=device, resume=resume)
     if job.topology.is_teacher:
@@ -68,7 +69,8 @@ def train(config: RunConfig, *, resume: bool) -> None:
     else:
         run_student_rank(job)
     dist.barrier()
-    dist.destroy_process_group()
+    if owns_group:
+        dist.destroy_process_group()
 
 
 def route_plan(job: Job) -> RoutePlan:
@@ -144,10 +146,18 @@ def feature_receiver(job: Job, module: StudentModule) -> FeatureReceiver:
 
 def run_student_rank(job: Job) -> None:
     """Build the student side, go on from a checkpoint if there is one, and run the student loop."""
-    config, topology = job.config, job.topology
-    group = topology.student_group
+    rank = build_student_rank(job)
+    try:
+        run_student(rank, job.config, first_step=job.first_step)
+    finally:
+        rank.recorder.close()
+
+
+def build_student_rank(job: Job) -> StudentRank:
+    """Return everything that the student loop works with, at the job's first step (collective)."""
+    config, group = job.config, job.topology.student_group
     assert group is not None
-    module = build_student_module(config, device=topology.device)
+    module = build_student_module(config, device=job.topology.device)
     log_parameters(module, job.stage)
     feed = student_feed(job, module)
     shard_(module, config, group)
@@ -155,33 +165,42 @@ def run_student_rank(job: Job) -> None:
     digests = input_digests(config)
     if job.checkpoint is not None:
         resume_from(job, module, optimizer, run_state(job, digests, job.first_step))
-    recorder = StepRecorder(
-        group,
-        job.stage,
-        samples_per_step=job.batch.samples_per_step,
-        waits=lambda: feed.waits,
-        device=topology.device,
+    return StudentRank(
+        module=module,
+        optimizer=optimizer,
+        units=student_units(job, feed),
+        recorder=step_recorder(job, feed),
+        save=lambda steps_done: save(job, module, optimizer, run_state(job, digests, steps_done)),
+        student_rank=group.rank(),
     )
-    if group.rank() == 0:
-        recorder.write_to(config, first_step=job.first_step)
-    units = feed.units(
+
+
+def student_units(job: Job, feed: StudentFeed) -> Iterator[StudentUnit]:
+    """Return this rank's units from the job's first step to the last."""
+    config, group = job.config, job.topology.student_group
+    assert group is not None
+    return feed.units(
         group.rank(),
         first_step=job.first_step,
         last_step=config.train.steps,
         prefetch=config.transfer.prefetch,
     )
-    rank = StudentRank(
-        module=module,
-        optimizer=optimizer,
-        units=units,
-        recorder=recorder,
-        save=lambda steps_done: save(job, module, optimizer, run_state(job, digests, steps_done)),
-        student_rank=group.rank(),
+
+
+def step_recorder(job: Job, feed: StudentFeed) -> StepRecorder:
+    """Return the recorder of this rank's steps; the first student rank's writes `metrics.jsonl`."""
+    group = job.topology.student_group
+    assert group is not None
+    recorder = StepRecorder(
+        group,
+        job.stage,
+        samples_per_step=job.batch.samples_per_step,
+        waits=lambda: feed.waits,
+        device=job.topology.device,
     )
-    try:
-        run_student(rank, config, first_step=job.first_step)
-    finally:
-        recorder.close()
+    if group.rank() == 0:
+        recorder.write_to(job.config, first_step=job.first_step)
+    return recorder
 
 
 def student_feed(job: Job, module: StudentModule) -> StudentFeed:

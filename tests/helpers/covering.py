@@ -18,8 +18,8 @@ def all_cases(axes: Mapping[str, Sequence[Any]], is_valid: Callable[[Case], bool
 def pairwise_cases(axes: Mapping[str, Sequence[Any]], is_valid: Callable[[Case], bool]) -> list[Case]:
     """Return a small set of valid cases that holds every pair of values that any valid case holds.
 
-    Greedy and deterministic: always the case that covers the most pairs still missing; among equals the one whose
-    values were chosen least so far.
+    Greedy and deterministic: always the case that covers the most pairs still missing; among equals the one
+    whose values were chosen least so far.
     """
     pairs_of_case = [(case, _pairs(axes, case)) for case in all_cases(axes, is_valid)]
     missing = set().union(*(pairs for _, pairs in pairs_of_case))

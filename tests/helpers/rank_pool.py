@@ -17,6 +17,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 import torch
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 PRELOADED_MODULES = [
     "torch.distributed.checkpoint.state_dict",
@@ -211,6 +212,8 @@ def _do(job: _Job) -> RankOutcome:
         torch.distributed.init_process_group(
             "gloo", store=store, rank=job.rank, world_size=job.world_size, timeout=timeout
         )
+        # DTensor remembers meshes of earlier calls, whose groups are gone, and takes them for equal ones.
+        _clear_sharding_prop_cache()
         result = job.function(*job.args)
         # A rank that leaves first would break a neighbour's last collective.
         torch.distributed.barrier()

@@ -1,0 +1,92 @@
+"""What must not change a run: how its samples are cut into microbatches, ranks and units in flight."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from checkpoint_tools.conversion import convert_to_mcore
+from genrecal_mcore.config import validate_teacher_folder
+from genrecal_mcore.observability import read_metrics
+from genrecal_mcore.transfer import HEADER_BYTES
+from tests.helpers.first_step import raw_config
+from tests.helpers.rank_pool import RankPool
+from tests.helpers.tiny_data import make_tiny_dataset
+from tests.helpers.tiny_models import make_tiny_model
+from tests.helpers.training_run import train_run
+
+RTOL_20_STEPS = 1e-5  # worst seen 2e-6
+STEPS = 20
+TERMS = ("loss", "ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "grad_norm")
+
+VARIANTS = {
+    "1x4": {"micro_batch_size": 1, "accumulation_steps": 4},
+    "4x1": {"micro_batch_size": 4, "accumulation_steps": 1},
+    "dp2": {"micro_batch_size": 1, "accumulation_steps": 2, "dp": 2},
+    "prefetch4": {"micro_batch_size": 1, "accumulation_steps": 4, "prefetch": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    teacher = make_tiny_model(root / "teacher_hf", "internvl_qwen2", seed=1)
+    convert_to_mcore(teacher, root / "teacher", dtype=None, verify=False, overwrite=False)
+    return {
+        "teacher": root / "teacher",
+        "student": make_tiny_model(root / "student", "qwen2_vl", seed=2),
+        "data": make_tiny_dataset(root / "data", 12, seed=5),
+    }
+
+
+def run(
+    folders: dict[str, Path], rank_pool: RankPool, run_dir: Path, variant: dict[str, int], **changes: Any
+) -> list[dict[str, Any]]:
+    """Train a run of 20 steps and return its metrics."""
+    variant = {"dp": 1, "prefetch": 1, **variant}
+    config = raw_config(folders, run_dir, **changes)
+    config["mesh"] = {"teacher": {}, "student": {"dp": variant["dp"]}}
+    config["transfer"]["prefetch"] = variant["prefetch"]
+    for key in ("micro_batch_size", "accumulation_steps"):
+        config["train"][key] = variant[key]
+    config["train"] |= {"steps": STEPS, "lr": 1e-3, "lr_final": 1e-4}
+    rank_pool.run(train_run, 1 + variant["dp"], config)
+    return read_metrics(run_dir / "metrics.jsonl")
+
+
+@pytest.fixture(scope="module")
+def stage1(folders: dict[str, Path], rank_pool: RankPool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("stage1") / "run"
+    run(folders, rank_pool, run_dir, VARIANTS["1x4"])
+    return run_dir
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("name", ["4x1", "dp2", "prefetch4"])
+def test_twenty_steps_do_not_depend_on(
+    name: str, stage: int, folders: dict[str, Path], stage1: Path, rank_pool: RankPool, tmp_path: Path
+) -> None:
+    changes = {"stage": 2, "init_from": stage1} if stage == 2 else {}
+    base = run(folders, rank_pool, tmp_path / "base", VARIANTS["1x4"], **changes)
+    other = run(folders, rank_pool, tmp_path / "other", VARIANTS[name], **changes)
+    assert len(base) == len(other) == STEPS
+    for expected, found in zip(base, other, strict=True):
+        for term in TERMS:
+            if expected[term] is not None:
+                assert found[term] == pytest.approx(expected[term], rel=RTOL_20_STEPS), (found["step"], term)
+
+
+@pytest.mark.distributed
+def test_stage_2_receives_exactly_the_payload_and_small_headers(
+    folders: dict[str, Path], stage1: Path, rank_pool: RankPool, tmp_path: Path
+) -> None:
+    metrics = run(folders, rank_pool, tmp_path / "run", VARIANTS["1x4"], stage=2, init_from=stage1)
+    hidden_size = validate_teacher_folder(folders["teacher"]).language.hidden_size
+    assert HEADER_BYTES <= 256
+    for line in metrics:
+        headers = VARIANTS["1x4"]["accumulation_steps"] * HEADER_BYTES
+        rows, rest = divmod(line["bytes_received"] - headers, hidden_size * 4)
+        assert rest == 0
+        # One boundary row an answer beside its n answer rows; the tiny data has one or two answers a sample.
+        assert line["answer_tokens_teacher"] + 4 <= rows <= line["answer_tokens_teacher"] + 8
