@@ -32,17 +32,16 @@ def main() -> None:
     try:
         app()
     except ValueError as error:
-        if logging.getLogger().handlers:
-            logger.error("%s", error)
         _say(error)
         _leave(2)
     except RuntimeError as error:
-        logger.exception("the run broke")
         _say(error)
         _leave(1)
 
 
 def _say(error: Exception) -> None:
+    if logging.getLogger().handlers:  # a run's log file; without one, nobody reads a traceback
+        logger.error("%s", error, exc_info=isinstance(error, RuntimeError))
     # Under torchrun every rank meets the same bad input: one of them says it.
     if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, RuntimeError):
         print(f"error: {error}", file=sys.stderr, flush=True)

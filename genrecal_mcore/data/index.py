@@ -5,6 +5,7 @@ Each rank checks a share; the results are merged, so that all ranks hold the sam
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -150,7 +151,9 @@ def _token_counts(
 
 def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_share: float) -> None:
     if num_records == len(skipped) or len(skipped) > max_share * num_records:
-        reasons = Counter(entry.reason.partition(":")[0] for entry in skipped).most_common(5)
+        # Names and numbers differ from sample to sample, what is wrong does not.
+        kinds = (re.sub(r"\d+", "N", entry.reason.partition(":")[0]) for entry in skipped)
+        reasons = Counter(kinds).most_common(5)
         counts = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         first = ", ".join(f"{entry.source} number {entry.number}" for entry in skipped[:3])
         raise ValueError(
