@@ -37,8 +37,9 @@ def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        found = _innermost(error)
+        problems = [_describe(problem) for problem in found]
+        unknown = [problem["loc"] for problem in found if problem["type"] == "extra_forbidden"]
         if not unknown:
             return None, problems
     else:
@@ -48,6 +49,13 @@ def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
         _remove(known_part, location)
     without, rest = _validate(known_part)
     return without, problems + [problem for problem in rest if problem not in problems]
+
+
+def _innermost(error: ValidationError) -> list[Any]:
+    """Return pydantic's errors without those that only repeat that something inside them is wrong."""
+    errors = error.errors()
+    above = {problem["loc"][:depth] for problem in errors for depth in range(len(problem["loc"]))}
+    return [problem for problem in errors if problem["loc"] not in above]
 
 
 def _remove(raw: Any, location: Sequence[int | str]) -> None:

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+
+from genrecal_mcore.config import ConfigError, RunConfig, load_run_config, write_run_config
+from genrecal_mcore.config.loading import known_keys
+
+STAGE_1 = """
+stage: 1
+run: {dir: runs/one}
+mesh:
+  teacher: {tp: 2, pp: 2}
+  student: {dp: 2}
+train: {steps: 10, micro_batch_size: 2}
+teacher: {checkpoint: teacher}
+student: {checkpoint: student}
+data:
+  sources: [{path: train.jsonl, images: images}]
+"""
+
+
+@pytest.fixture
+def stage_1(tmp_path: Path) -> Path:
+    path = tmp_path / "stage1.yaml"
+    path.write_text(STAGE_1)
+    return path
+
+
+def problems_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, overrides)
+    return str(caught.value)
+
+
+def test_overrides_are_yaml_values_and_make_sections(stage_1: Path) -> None:
+    config = load_run_config(
+        stage_1,
+        ["mesh.teacher.tp=4", "transfer.timeout_s=1e3", "recalibrator.regularizer=false", "run.dir=runs/a=b"],
+    )
+    assert config.mesh.teacher is not None and config.mesh.teacher.tp == 4
+    assert config.transfer.timeout_s == 1000.0
+    assert config.recalibrator.regularizer is False
+    assert config.run.dir == Path("runs/a=b")
+
+
+def test_what_is_written_is_whole_and_reads_back_equal(stage_1: Path, tmp_path: Path) -> None:
+    config = load_run_config(stage_1, ["train.seed=7"])
+    write_run_config(config, tmp_path / "run" / "config.yaml")
+    assert load_run_config(tmp_path / "run" / "config.yaml") == config
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    assert "prefetch: 2" in written  # a default
+
+
+def test_all_problems_are_listed_at_once_with_the_nearest_key(stage_1: Path) -> None:
+    text = problems_of(
+        stage_1,
+        "mesh.teacher.tensor_parallel=2",
+        "train.learning_rate=1e-3",
+        "train.accumulation_step=4",
+        "train.steps=0",
+        "data.sources=[{path: a.jsonl}]",
+        "no_equals_sign",
+    )
+    assert "has 6 problem(s)" in text
+    assert "train.accumulation_step is not a key; the nearest is train.accumulation_steps" in text
+    assert "mesh.teacher.tensor_parallel is not a key" in text
+    assert "train.learning_rate is not a key" in text
+    assert "train.steps: input should be greater than or equal to 1, found 0" in text
+    assert "data.sources.0.images is missing" in text
+    assert "override 'no_equals_sign' is not of the form key.subkey=value" in text
+
+
+def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
+    text = problems_of(
+        stage_1,
+        "mesh.teacher.tp=1",
+        "mesh.teacher.sequence_parallel=true",
+        "train.lr=1e-5",
+        "train.lr_final=1e-4",
+        "trian.steps=3",
+    )
+    assert "trian is not a key; the nearest is train" in text
+    assert "mesh.teacher.sequence_parallel is true with mesh.teacher.tp 1" in text
+    assert "train.lr_final (0.0001) is above train.lr (1e-05)" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["stage=2"], "init_from is missing; method genrecal, stage 2 starts from a stage-1 run"),
+        (["init_from=runs/other"], "method genrecal, stage 1 starts afresh; remove it"),
+        (["teacher=null"], "teacher.checkpoint is missing; method genrecal, stage 1 needs a teacher"),
+        (["mesh.teacher=null"], "mesh.teacher is missing; method genrecal, stage 1 needs a teacher"),
+        (["stage=3", "init_from=runs/two"], "mesh.teacher is set, but method genrecal, stage 3 has no"),
+        (["method=sft"], "stage 1 does not exist for method sft"),
+        (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),
+        (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(stage_1: Path, overrides: list[str], expected: str) -> None:
+    assert expected in problems_of(stage_1, *overrides)
+
+
+def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
+    assert "does not exist" in problems_of(tmp_path / "missing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    assert f"{broken} is not YAML" in problems_of(broken)
+    broken.write_text("- 1")
+    assert "must hold keys and values, found list" in problems_of(broken)
+
+
+@pytest.mark.parametrize("path", sorted(Path("examples/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_example_is_a_valid_run(path: Path) -> None:
+    load_run_config(path)
+
+
+def test_every_key_says_what_it_means() -> None:
+    assert {"mesh.teacher.tp", "data.sources.path", "transfer.prefetch"} <= set(known_keys(RunConfig))
