@@ -112,7 +112,10 @@ BROKEN = {
     "question-without-answer": (record(conversations=[human("?")]), "conversations must be a list"),
     "answer-first": (record(conversations=[gpt("yes"), human("?")]), "expected a message from human"),
     "two-questions": (record(conversations=[human("?"), human("?")]), "expected a message from gpt"),
-    "value-is-a-number": (record(conversations=[human("?"), gpt(4)]), "from gpt with a text value"),
+    "value-is-a-number": (
+        record(conversations=[human("?"), {"from": "gpt", "value": 4}]),
+        "from gpt with a text value",
+    ),
 }
 
 
