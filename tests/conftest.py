@@ -2,13 +2,21 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Ranks share the cores: one thread each. Set before torch is imported for the first time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.helpers.closeness import TOLERANCE, WORST  # noqa: E402
 from tests.helpers.rank_pool import RankPool  # noqa: E402
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the worst difference of each comparison beside its tolerance."""
+    for name, worst in sorted(WORST.items()):
+        terminalreporter.write_line(f"{name}: worst relative difference {worst:.1e} of {TOLERANCE[name]:.0e}")
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +25,21 @@ def rank_pool() -> Iterator[RankPool]:
     pool = RankPool()
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Give folders with a converted InternVL teacher, a Qwen2-VL student and a dataset of 12 samples."""
+    from checkpoint_tools.conversion import convert_to_mcore
+    from tests.helpers.tiny_data import make_tiny_dataset
+    from tests.helpers.tiny_models import make_tiny_model
+
+    root = tmp_path_factory.mktemp("tiny_folders")
+    teacher = make_tiny_model(root / "teacher_hf", "internvl_qwen2", seed=1)
+    convert_to_mcore(teacher, root / "teacher", dtype=None, verify=False, overwrite=False)
+    return {
+        "teacher_hf": teacher,
+        "teacher": root / "teacher",
+        "student": make_tiny_model(root / "student", "qwen2_vl", seed=2),
+        "data": make_tiny_dataset(root / "data", 12, seed=5),
+    }

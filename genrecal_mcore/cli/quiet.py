@@ -10,6 +10,7 @@ def quiet_imports() -> None:
     They report optional packages that a CPU does not have, once a rank. What they raise is still raised.
     """
     warnings.filterwarnings("ignore", module=r"megatron|torch\.jit|transformers")
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no_dist was asked for
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from transformers.utils import logging
 

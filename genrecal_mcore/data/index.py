@@ -74,12 +74,13 @@ def build_index(
     """Check every sample of every source with the processors of `teacher` and `student` (collective with
     `gather`).
 
-    Raises `ValueError` for a file that is missing or not JSON, and when more than `data.max_skipped_share` of
-    the samples are broken, with counts by reason.
+    Raises `ValueError` for a file that is missing, not JSON or of another length on other ranks, and when
+    more than `data.max_skipped_share` of the samples are broken, with counts by reason.
     """
     records = [(source, number, record) for source in data.sources for number, record in read_source(source)]
     share = [_check(data, processors, *entry) for entry in records[rank::world_size]]
     shares = gather(share) if gather is not None else [share]
+    _refuse_other_files(shares, len(records))
     checked = [shares[i % world_size][i // world_size] for i in range(len(records))]
     passed = [entry for entry in checked if not isinstance(entry, SkippedSample)]
     skipped = tuple(entry for entry in checked if isinstance(entry, SkippedSample))
@@ -147,6 +148,16 @@ def _token_counts(
         found = len(rendered.input_ids)
         raise BrokenSample(f"{found} tokens are more than data.max_tokens ({data.max_tokens})")
     return len(rendered.input_ids), rendered.num_answer_tokens
+
+
+def _refuse_other_files(shares: Sequence[Sequence[Any]], num_records: int) -> None:
+    for rank, share in enumerate(shares):
+        expected = len(range(rank, num_records, len(shares)))
+        if len(share) != expected:
+            raise ValueError(
+                f"data.sources: this rank read {num_records} records, so rank {rank} should have checked "
+                f"{expected}, but it checked {len(share)}; give every node the same files"
+            )
 
 
 def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_share: float) -> None:

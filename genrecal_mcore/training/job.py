@@ -70,16 +70,17 @@ def check_inputs(config: RunConfig, layout: Layout) -> None:
 
 
 def check_run_dir(config: RunConfig, *, resume: bool) -> None:
-    """Raise `ValueError` when the run folder exists and this is no resume, or the other way round."""
-    has_run = (config.run.dir / "config.yaml").exists()
-    if has_run and not resume:
-        raise ValueError(
-            f"run.dir: {config.run.dir} holds a run already; pass --resume or choose another run.dir"
-        )
-    if resume and not has_run:
-        raise ValueError(
-            f"run.dir: {config.run.dir} holds no run to resume; leave out --resume or name another"
-        )
+    """Raise `ValueError` when the run folder holds a run and this is no resume, or the other way round.
+
+    A run that ended before its first step left nothing to lose, and may be started again.
+    """
+    folder = config.run.dir
+    metrics = folder / "metrics.jsonl"
+    has_steps = latest_checkpoint(folder) is not None or metrics.exists() and metrics.stat().st_size > 0
+    if has_steps and not resume:
+        raise ValueError(f"run.dir: {folder} holds a run already; pass --resume or choose another run.dir")
+    if resume and not (folder / "config.yaml").exists():
+        raise ValueError(f"run.dir: {folder} holds no run to resume; leave out --resume or name another")
 
 
 def choose_device(config: RunConfig) -> torch.device:

@@ -1,11 +1,58 @@
-"""Runs a whole training run on a pool rank."""
+"""Runs whole training runs on a pool rank, undisturbed or killed."""
 
+import os
+import signal
 from typing import Any
+
+import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.training import train
+from genrecal_mcore.training.recorder import StepRecorder
+from genrecal_mcore.transfer import FeatureSender
+
+MEASURED_FIELDS = ("step_s", "student_wait_s", "teacher_wait_s", "peak_memory_bytes")
+"""Fields of a metrics line that differ from run to run."""
 
 
 def train_run(raw_config: dict[str, Any], *, resume: bool = False) -> None:
     """Train as `genrecal train` does, in the process group that the pool has made."""
     train(RunConfig.model_validate(raw_config), resume=resume)
+
+
+def resume_run(raw_config: dict[str, Any]) -> None:
+    """Train as `genrecal train --resume` does."""
+    train_run(raw_config, resume=True)
+
+
+def train_until_student_dies(raw_config: dict[str, Any], dying_rank: int, last_step: int) -> None:
+    """Train, and kill -9 one student rank once it has finished `last_step`."""
+    record = StepRecorder.record
+
+    def record_and_die(self: StepRecorder, step_record: Any) -> None:
+        record(self, step_record)
+        if dist.get_rank() == dying_rank and step_record.step == last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    StepRecorder.record = record_and_die  # type: ignore[method-assign]
+    train_run(raw_config)
+
+
+def train_until_teacher_dies(raw_config: dict[str, Any], dying_rank: int, last_step: int) -> None:
+    """Train, and kill -9 one teacher rank when it is asked for the first unit after `last_step`."""
+    send = FeatureSender.send
+
+    def die_or_send(self: FeatureSender, unit: Any, *args: Any, **options: Any) -> None:
+        if dist.get_rank() == dying_rank and unit.step > last_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        send(self, unit, *args, **options)
+
+    FeatureSender.send = die_or_send  # type: ignore[method-assign]
+    train_run(raw_config)
+
+
+def train_with_two_seeds(raw_config: dict[str, Any], num_teacher_ranks: int) -> None:
+    """Train with another sample order on the teacher ranks than on the student ranks."""
+    if dist.get_rank() < num_teacher_ranks:
+        raw_config["train"]["seed"] += 1
+    train_run(raw_config)
