@@ -7,6 +7,7 @@ This room builds modules and runs them forward. It computes no loss and moves no
 from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator
 from genrecal_mcore.models.student import (
     add_lora,
+    check_student_folder,
     learn_all_but_vision_encoder,
     load_student,
     merge_lora,
@@ -19,6 +20,7 @@ __all__ = [
     "Recalibrator",
     "TeacherStage",
     "add_lora",
+    "check_student_folder",
     "initialise_recalibrator",
     "learn_all_but_vision_encoder",
     "load_student",

@@ -4,21 +4,46 @@ Only native classes are used; remote code is never run. What learns in which sta
 `training.stages`.
 """
 
+import json
 import logging
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from genrecal_mcore.config import family_of_hf_folder
 from genrecal_mcore.models.vision import image_features, scatter_features
 
 logger = logging.getLogger(__name__)
 
 LORA_TARGETS = r"layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Linears of the language body, by their names inside it; the vision tower has layers of the same names."""
+
+
+def check_student_folder(folder: Path) -> None:
+    """Raise `ValueError` naming the file when a folder is of no known family or its weights are not whole.
+
+    Only headers are read: this is the check before a job, not the loading.
+    """
+    family_of_hf_folder(folder)
+    index = folder / "model.safetensors.index.json"
+    names = {"model.safetensors"}
+    if index.is_file():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    for path in (folder / name for name in sorted(names)):
+        if not path.is_file():
+            raise ValueError(f"student.checkpoint: {path} does not exist; download it or name another folder")
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"student.checkpoint: {path} is not a whole safetensors file ({error}); download it again"
+            ) from None
 
 
 def load_student(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from genrecal_mcore.config import RunConfig, family_of_hf_folder, validate_teacher_folder, write_run_config
+from genrecal_mcore.config import RunConfig, validate_teacher_folder, write_run_config
 from genrecal_mcore.data import (
     BatchShape,
     ModelProcessor,
@@ -25,6 +25,7 @@ from genrecal_mcore.data import (
     load_processors,
     write_skipped,
 )
+from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.models.teacher import check_divisible
 from genrecal_mcore.observability import set_up_logging, versions_text
 from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
@@ -60,7 +61,7 @@ class Job:
 
 def check_inputs(config: RunConfig, layout: Layout) -> None:
     """Raise `ValueError` for checkpoints that are damaged or that the mesh cannot hold."""
-    family_of_hf_folder(config.student.checkpoint)
+    check_student_folder(config.student.checkpoint)
     if config.teacher is not None and layout.teacher is not None:
         check_divisible(validate_teacher_folder(config.teacher.checkpoint).language, layout.teacher)
     if config.init_from is not None and latest_checkpoint(config.init_from) is None:

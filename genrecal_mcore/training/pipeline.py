@@ -3,6 +3,8 @@ flush.
 """
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -29,8 +31,10 @@ class PipelineLink:
         """Wait for `[s, b, h]` of `shape` from the previous stage; raises `TransferError` when it is late."""
         hidden_states = torch.empty(shape, dtype=self.dtype, device=self.topology.device)
         peer = self._peer(-1)
-        work = dist.irecv(hidden_states, src=peer, group=self.group)
-        self._wait(work, peer, unit, "hidden states did not come")
+        with self._naming_both_ends(peer, unit, "hidden states did not come"):
+            work = dist.irecv(hidden_states, src=peer, group=self.group)
+            assert work is not None
+            wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
         return hidden_states
 
     def send(self, unit: Unit, hidden_states: torch.Tensor) -> None:
@@ -38,7 +42,9 @@ class PipelineLink:
         while len(self.in_flight) >= MAX_SENDS_IN_FLIGHT:
             self._finish_oldest()
         hidden_states = hidden_states.contiguous()
-        work = dist.isend(hidden_states, dst=self._peer(1), group=self.group)
+        peer = self._peer(1)
+        with self._naming_both_ends(peer, unit, "hidden states were not taken"):
+            work = dist.isend(hidden_states, dst=peer, group=self.group)
         assert work is not None
         self.in_flight.append((work, hidden_states, unit))
 
@@ -49,15 +55,16 @@ class PipelineLink:
 
     def _finish_oldest(self) -> None:
         work, _, unit = self.in_flight.popleft()
-        self._wait(work, self._peer(1), unit, "hidden states were not taken")
+        with self._naming_both_ends(self._peer(1), unit, "hidden states were not taken"):
+            wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
 
     def _peer(self, step: int) -> int:
         return dist.get_global_rank(self.group, self.group.rank() + step)
 
-    def _wait(self, work: dist.Work | None, peer: int, unit: Unit, what: str) -> None:
-        assert work is not None
+    @contextmanager
+    def _naming_both_ends(self, peer: int, unit: Unit, what: str) -> Iterator[None]:
         try:
-            wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
+            yield
         except RuntimeError as error:
             raise TransferError(
                 f"{self.topology.who} waited for {self.topology.layout.who(peer)}: {what} for step "

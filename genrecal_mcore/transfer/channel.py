@@ -6,8 +6,8 @@ walk the same plan, so nothing else needs to be said.
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +95,7 @@ class FeatureSender:
             buffers.append(values.to(rows.device))
         if len(rows):
             buffers.append(rows.contiguous())
-        with self._own_stream(rows.device):
+        with self._own_stream(rows.device), _naming_both_ends(self, edge.peer_rank, unit):
             works = [dist.isend(buffer, dst=edge.peer_rank, group=edge.group) for buffer in buffers]
         self.in_flight.append(
             _Sending(unit=unit, peer_rank=edge.peer_rank, works=[w for w in works if w], buffers=buffers)
@@ -111,10 +111,8 @@ class FeatureSender:
         sending = self.in_flight.popleft()
         started = time.perf_counter()
         for work, buffer in zip(sending.works, sending.buffers, strict=True):
-            try:
+            with _naming_both_ends(self, sending.peer_rank, sending.unit):
                 wait_for(work, timeout_s=self.timeout_s, device=buffer.device)
-            except RuntimeError as error:
-                raise _transfer_error(self, sending.peer_rank, sending.unit, started, error) from error
         self.waited_s += time.perf_counter() - started
 
     def _own_stream(self, device: torch.device) -> AbstractContextManager:
@@ -151,18 +149,20 @@ class FeatureReceiver:
         """Payload and headers."""
 
     def post(self, unit: Unit, digest: bytes, row_owner: torch.Tensor, replica: int) -> None:
-        """Post the receives for a unit whose row i comes from tp rank `row_owner[i]` `[t]` of `replica`."""
+        """Post the receives for a unit whose row i comes from tp rank `row_owner[i]` `[t]` of `replica`.
+
+        Raises `TransferError` when a sender is gone.
+        """
         first = self.edges[replica, 0]
         header = torch.empty(HEADER_NUM_INTS, dtype=torch.int64, device=self.device)
-        header_work = dist.irecv(header, src=first.peer_rank, group=first.group)
-        assert header_work is not None
+        header_work = self._receive(header, first, unit)
         parts = []
         for (of_replica, tp_rank), edge in sorted(self.edges.items()):
             if of_replica != replica:
                 continue
             numbers = (row_owner == tp_rank).nonzero().squeeze(1)
             buffer = torch.empty(len(numbers), self.hidden_size, dtype=self.dtype, device=self.device)
-            work = dist.irecv(buffer, src=edge.peer_rank, group=edge.group) if len(numbers) else None
+            work = self._receive(buffer, edge, unit) if len(numbers) else None
             parts.append((edge.peer_rank, work, numbers.to(self.device), buffer))
         expected = make_header(unit, digest, num_rows=len(row_owner), hidden_size=self.hidden_size)
         self.posted.append(
@@ -185,7 +185,7 @@ class FeatureReceiver:
         receiving = self.posted.popleft()
         assert receiving.unit == unit, f"posted {receiving.unit}, asked for {unit}"
         started = time.perf_counter()
-        self._wait(receiving.header_work, receiving.header_rank, unit, started)
+        self._wait(receiving.header_work, receiving.header_rank, unit)
         found = Header.from_tensor(receiving.header)  # a host sync: nothing may be read before it is checked
         receiver, sender = self.who(dist.get_rank()), self.who(receiving.header_rank)
         check_header(found, receiving.expected, receiver=receiver, sender=sender)
@@ -193,25 +193,33 @@ class FeatureReceiver:
         rows = torch.empty(num_rows, self.hidden_size, dtype=self.dtype, device=self.device)
         for peer_rank, work, numbers, buffer in receiving.parts:
             if work is not None:
-                self._wait(work, peer_rank, unit, started)
+                self._wait(work, peer_rank, unit)
                 rows.index_copy_(0, numbers, buffer)
         self.waited_s += time.perf_counter() - started
         self.bytes_received += rows.numel() * rows.element_size() + receiving.header.numel() * 8
         return ReceivedUnit(rows=rows, teacher_waited_s=found.waited_us / 1e6)
 
-    def _wait(self, work: dist.Work, peer_rank: int, unit: Unit, started: float) -> None:
-        try:
+    def _receive(self, buffer: torch.Tensor, edge: Edge, unit: Unit) -> dist.Work:
+        with _naming_both_ends(self, edge.peer_rank, unit):
+            work = dist.irecv(buffer, src=edge.peer_rank, group=edge.group)
+        assert work is not None
+        return work
+
+    def _wait(self, work: dist.Work, peer_rank: int, unit: Unit) -> None:
+        with _naming_both_ends(self, peer_rank, unit):
             wait_for(work, timeout_s=self.timeout_s, device=self.device)
-        except RuntimeError as error:
-            raise _transfer_error(self, peer_rank, unit, started, error) from error
 
 
-def _transfer_error(
-    end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit, started: float, error: Exception
-) -> TransferError:
-    what = "did not come" if isinstance(end, FeatureReceiver) else "were not taken"
-    return TransferError(
-        f"{end.who(dist.get_rank())} waited {time.perf_counter() - started:.1f} s for {end.who(peer_rank)}: "
-        f"features of step {unit.step}, microbatch {unit.microbatch}, student {unit.student_rank} {what} "
-        f"({error}); look at that rank's log first, then at transfer.timeout_s"
-    )
+@contextmanager
+def _naming_both_ends(end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit) -> Iterator[None]:
+    """Turn what the transport raises into a `TransferError` that says who waited for whom, and for what."""
+    started = time.perf_counter()
+    try:
+        yield
+    except RuntimeError as error:
+        what = "did not come" if isinstance(end, FeatureReceiver) else "were not taken"
+        raise TransferError(
+            f"{end.who(dist.get_rank())} waited {time.perf_counter() - started:.1f} s for "
+            f"{end.who(peer_rank)}: features of step {unit.step}, microbatch {unit.microbatch}, student "
+            f"{unit.student_rank} {what} ({error}); look at that rank's log first, then at transfer.timeout_s"
+        ) from error

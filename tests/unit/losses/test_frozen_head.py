@@ -77,7 +77,9 @@ def test_the_head_gets_no_gradient() -> None:
 
 
 def test_a_budget_below_one_row_is_refused_with_what_it_must_be() -> None:
-    with pytest.raises(ValueError, match=r"loss.memory_budget_mib.*one row.*211 tokens; set it to at least 1 MiB"):
+    with pytest.raises(
+        ValueError, match=r"loss.memory_budget_mib.*one row.*211 tokens; set it to at least 1 MiB"
+    ):
         frozen_head_loss(*make_inputs(), memory_budget_bytes=ROW_BYTES - 1)
 
 
