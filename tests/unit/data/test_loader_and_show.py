@@ -115,23 +115,25 @@ def test_a_shown_step_names_the_samples_of_each_unit(config: RunConfig) -> None:
 
 
 def test_a_shown_step_marks_the_answers_of_both_models(config: RunConfig) -> None:
-    index = build_index(config.data, load_processors(config))
-    samples = {sample.id: number for number, sample in enumerate(index.samples)}
+    processors = load_processors(config)
+    index = build_index(config.data, processors)
+    numbers = {sample.id: number for number, sample in enumerate(index.samples)}
     parts = re.split(r"  (sample-\d+)", show_step(config, 0))[1:]
     assert len(parts) == 2 * batch_shape(config).samples_per_step
     for sample_id, part in zip(parts[::2], parts[1::2], strict=True):
-        number = samples[sample_id]
-        facts = index.facts[number]
-        answers = [turn.answer + "<|im_end|>" for turn in index[number].turns]
-        _, teacher, student = re.split("teacher: |student: ", part.partition("student rank")[0])
-        assert teacher.startswith(
-            f"{facts.teacher_tokens} tokens, {facts.teacher_answer_tokens} of answers\n"
-        )
-        assert student.startswith(
-            f"{facts.student_tokens} tokens, {facts.student_answer_tokens} of answers\n"
-        )
-        for shown in (teacher, student):
-            assert re.findall(r"\[\[(.*?)\]\]", shown) == answers
-        num_images = len(facts.image_sizes)
-        assert len(re.findall(r"<img><IMG_CONTEXT> x \d+</img>", teacher)) == num_images
-        assert len(re.findall(r"<\|image_pad\|> x \d+<\|vision_end\|>", student)) == num_images
+        sample, facts = index[numbers[sample_id]], index.facts[numbers[sample_id]]
+        for role, processor in processors.items():
+            rendered = processor.render(sample, facts.image_sizes)
+            _, counts, shown = re.split(rf"    {role}: (.*)\n      (.*)\n?", part)[:3]
+            expected = f"{len(rendered.input_ids)} tokens, {rendered.num_answer_tokens} of answers"
+            assert counts == expected
+            assert re.findall(r"\[\[(.*?)\]\]", shown) == [
+                turn.answer + "<|im_end|>" for turn in sample.turns
+            ]
+            assert expanded(shown) == processor.decode(rendered.input_ids.tolist())
+
+
+def expanded(shown: str) -> str:
+    """Undo the marks, the counted runs of image tokens and the newlines written as text."""
+    plain = re.sub(r"\[\[|\]\]", "", shown).replace("\\n", "\n")
+    return re.sub(r"(<IMG_CONTEXT>|<\|image_pad\|>) x (\d+)", lambda run: run[1] * int(run[2]), plain)
