@@ -9,8 +9,8 @@ from transformers import Qwen2VLForConditionalGeneration
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.types import RenderedSample, Sample, Turn
 
-SIZES = ((48, 24), (20, 33))
-"""Width, height of the first and the second image of a conversation."""
+SIZES = ((48, 24), (20, 24))
+"""Width, height of the first and the second image of a conversation: of unlike numbers of tokens."""
 
 NO_IMAGE = (Turn(question="Is there a circle?", answer="yes, it is"),)
 ONE_IMAGE = (Turn(question="<image>\nWhat shape is shown here?", answer="a red rectangle"),)
