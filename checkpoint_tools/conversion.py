@@ -11,6 +11,7 @@ from huggingface_hub import save_torch_state_dict
 from checkpoint_tools.engine import (
     ConversionPlan,
     TensorSource,
+    check_vision,
     from_new,
     head_tensor,
     hf_tensors,
@@ -22,7 +23,9 @@ from checkpoint_tools.families import TABLES
 from checkpoint_tools.hf_folder import HfFolder, keys_of, language_body_spec, open_hf_folder
 from checkpoint_tools.mcore_folder import LanguageReader, write_language, write_manifest, write_safetensors
 from genrecal_mcore.config import TeacherManifest, family_of_hf_config, validate_teacher_folder
+from genrecal_mcore.models import vision_shapes
 
+DTYPES = ("float32", "bfloat16", "float16")
 WEIGHT_NAMES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
 
 
@@ -35,8 +38,9 @@ def convert_to_mcore(source: Path, out: Path, *, dtype: str | None, verify: bool
     folder = open_hf_folder(source)
     family = family_of_hf_config(folder.config, where=str(source / "config.json"))
     plan = plan_conversion(family, language_body_spec(folder.config), list(folder.file_of))
-    torch_dtype = getattr(torch, dtype) if dtype else folder.read(plan.spelled[plan.entries[0].hf[0]]).dtype
-    with replacing(out, overwrite=overwrite) as partial:
+    check_vision(plan, folder, vision_shapes(source, family))
+    torch_dtype = getattr(torch, dtype) if dtype else stored_dtype(plan, folder)
+    with replacing(out, source=source, overwrite=overwrite) as partial:
         write_language(partial / "language", language_tensors(plan, folder, torch_dtype))
         write_safetensors(partial / "vision" / "model.safetensors", vision_tensors(plan, folder, torch_dtype))
         shutil.copyfile(source / "config.json", partial / "vision" / "config.json")
@@ -57,6 +61,20 @@ def convert_to_mcore(source: Path, out: Path, *, dtype: str | None, verify: bool
             verified=verified,
         )
         write_manifest(partial, manifest)
+
+
+def stored_dtype(plan: ConversionPlan, folder: HfFolder) -> torch.dtype:
+    """Return the one dtype of a checkpoint's tensors.
+
+    Raises `ValueError` when they differ or are none that a teacher may have: a cast must be asked for.
+    """
+    example: dict[torch.dtype, str] = {}
+    for key in plan.spelled.values():
+        example.setdefault(folder.dtype(key), key)
+    if len(example) > 1 or str(next(iter(example))).removeprefix("torch.") not in DTYPES:
+        found = ", ".join(f"{dtype} ({key})" for dtype, key in example.items())
+        raise ValueError(f"{folder.path} holds tensors of {found}; pass --dtype with one of {DTYPES}")
+    return next(iter(example))
 
 
 def verify_round_trip(plan: ConversionPlan, source: HfFolder, converted: Path, dtype: torch.dtype) -> None:
@@ -89,7 +107,7 @@ def convert_to_hf(source: Path, out: Path, *, overwrite: bool) -> None:
     vision = safetensors_reader(source / "vision")
     for name in vision.file_of:
         tensors[from_new("model." + name, table, layout)] = vision.read(name)
-    with replacing(out, overwrite=overwrite) as partial:
+    with replacing(out, source=source, overwrite=overwrite) as partial:
         copy_without_weights(source / "tokenizer", partial)
         save_torch_state_dict(tensors, partial, max_shard_size="5GB", safe_serialization=True)
 
@@ -115,13 +133,14 @@ def copy_without_weights(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
+def replacing(out: Path, *, source: Path, overwrite: bool) -> Iterator[Path]:
     """Give a folder beside `out` to write into and rename it to `out` at the end; on failure remove it.
 
-    Raises `ValueError` when `out` exists and `overwrite` is not given.
+    Raises `ValueError` before anything is written when `out` exists and `overwrite` is not given, when it is
+    not a folder, or when it and `source` lie in each other.
     """
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; choose another --out or pass --overwrite")
+    out = out.resolve()
+    check_target(out, source=source.resolve(), overwrite=overwrite)
     partial = out.with_name(f".partial_{out.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -132,3 +151,14 @@ def replacing(out: Path, *, overwrite: bool) -> Iterator[Path]:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_target(out: Path, *, source: Path, overwrite: bool) -> None:
+    """Raise `ValueError` when `out` cannot be written; both paths are resolved."""
+    if out == source or out in source.parents or source in out.parents:
+        raise ValueError(f"{out} and the source {source} lie in each other; choose another --out")
+    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise ValueError(f"{blocking} is a file; choose another --out")
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out} exists; choose another --out or pass --overwrite")

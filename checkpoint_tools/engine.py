@@ -24,6 +24,13 @@ class TensorSource(Protocol):
         """Return the tensor."""
 
 
+class CheckedSource(TensorSource, Protocol):
+    """A source that also knows shapes without reading."""
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConversionPlan:
     """Which source key becomes what; keys are in the newer spelling, `spelled` gives them back as found."""
@@ -142,6 +149,28 @@ def expected_shapes(spec: LanguageBodySpec) -> dict[str, tuple[int, ...]]:
         layer + "mlp.up_proj.weight": (f, h),
         layer + "mlp.down_proj.weight": (h, f),
     }
+
+
+def check_vision(
+    plan: ConversionPlan, source: CheckedSource, expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Match tower and projector with the names and shapes that their class has for the source's config.
+
+    Raises `ValueError` listing what is missing, unknown or of another shape. `expected` names lack `model.`.
+    """
+    found = {key.removeprefix("model."): plan.spelled[key] for key in plan.vision}
+    missing = sorted(expected.keys() - found.keys())
+    unknown = sorted(found[name] for name in found.keys() - expected.keys())
+    wrong = [
+        f"{found[name]} {source.shape(found[name])} instead of {shape}"
+        for name, shape in expected.items()
+        if name in found and source.shape(found[name]) != shape
+    ]
+    if missing or unknown or wrong:
+        raise ValueError(
+            f"the vision tower and projector do not fit config.json: {_listed('missing', missing)}; "
+            f"{_listed('unknown', unknown)}; {_listed('of another shape', wrong)}"
+        )
 
 
 def head_tensor(plan: ConversionPlan, source: TensorSource, dtype: torch.dtype) -> torch.Tensor:

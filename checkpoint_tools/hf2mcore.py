@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from checkpoint_tools.command_line import run_command
-from checkpoint_tools.conversion import convert_to_mcore
+from genrecal_mcore.cli.quiet import quiet_imports
 
 
 def main(
@@ -27,6 +27,9 @@ def main(
 
     Example: python checkpoint_tools/hf2mcore.py --hf-path models/InternVL2_5-78B --out checkpoints/teacher
     """
+    quiet_imports()
+    from checkpoint_tools.conversion import convert_to_mcore
+
     convert_to_mcore(hf_path, out, dtype=dtype, verify=verify, overwrite=overwrite)
     typer.echo(f"{hf_path} -> {out}" + (" (round trip verified)" if verify else ""))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from genrecal_mcore.config import LanguageBodySpec
@@ -31,6 +32,16 @@ class HfFolder:
         except (SafetensorError, OSError) as error:
             raise ValueError(f"{path}: cannot read tensor {key} ({error}); download the file again") from None
 
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape from the file's header."""
+        with safe_open(self.file_of[key], framework="pt") as file:
+            return tuple(file.get_slice(key).get_shape())
+
+    def dtype(self, key: str) -> torch.dtype:
+        """Return a tensor's dtype from the file's header."""
+        with safe_open(self.file_of[key], framework="pt") as file:
+            return file.get_slice(key)[:0].dtype
+
 
 def open_hf_folder(path: Path) -> HfFolder:
     """Open a checkpoint folder.
@@ -41,11 +52,17 @@ def open_hf_folder(path: Path) -> HfFolder:
     config_path = path / "config.json"
     if not config_path.is_file():
         raise ValueError(f"{config_path} does not exist; expected a Hugging Face checkpoint folder")
+    return HfFolder(path=path, config=_read_object(config_path), file_of=_locate_tensors(path))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config_path} is not JSON: {error}") from None
-    return HfFolder(path=path, config=config, file_of=_locate_tensors(path))
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
 
 
 def _locate_tensors(path: Path) -> dict[str, Path]:
@@ -62,7 +79,9 @@ def _locate_tensors(path: Path) -> dict[str, Path]:
 
 
 def _locate_in_shards(path: Path) -> dict[str, Path]:
-    promised: dict[str, str] = json.loads((path / INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+    promised = _read_object(path / INDEX_NAME).get("weight_map")
+    if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):
+        raise ValueError(f"{path / INDEX_NAME} must map tensors to files under weight_map; download it again")
     found: dict[str, Path] = {}
     for name in sorted(set(promised.values())):
         shard = path / name
@@ -95,9 +114,12 @@ def keys_of(path: Path) -> list[str]:
 def language_body_spec(config: dict[str, Any]) -> LanguageBodySpec:
     """Read the sizes of the language body from a config, nested (version 5) or flat (older hub files).
 
-    Raises `ValueError` naming the field that is missing.
+    Raises `ValueError` naming the field that is missing, mistyped or asks for what the body does not compute.
     """
     text = config.get("text_config") or config
+    if not isinstance(text, dict):
+        raise ValueError(f"config.json: text_config must be an object, found {type(text).__name__}")
+    _refuse_unsupported(text)
     rope = text.get("rope_parameters") or {}
     scaling = text.get("rope_scaling") or rope
     try:
@@ -119,6 +141,31 @@ def language_body_spec(config: dict[str, Any]) -> LanguageBodySpec:
         )
     except KeyError as error:
         raise ValueError(f"config.json lacks {error.args[0]} of the language body") from None
+    except ValidationError as error:
+        fields = "; ".join(f"{e['loc'][0]}: {e['msg'].lower()}, found {e['input']!r}" for e in error.errors())
+        raise ValueError(f"config.json does not describe a language body: {fields}") from None
+    except TypeError as error:
+        raise ValueError(f"config.json does not describe a language body: {error}") from None
+
+
+PLAIN_ROPE_TYPES = ("default", "mrope", "dynamic")
+"""`dynamic` equals `default` up to `max_position_embeddings` tokens; training refuses longer samples."""
+
+
+def _refuse_unsupported(text: dict[str, Any]) -> None:
+    """Raise `ValueError` for switches that the teacher's body would silently ignore."""
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = text.get(name) or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind not in PLAIN_ROPE_TYPES:
+            raise ValueError(
+                f"config.json: {name} of type {kind!r} is not supported; expected one of {PLAIN_ROPE_TYPES}"
+            )
+    activation = text.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ValueError(f"config.json: hidden_act {activation!r} is not supported; expected 'silu'")
+    if text.get("use_sliding_window"):
+        raise ValueError("config.json: use_sliding_window is true; only full attention is supported")
 
 
 def _has_qkv_bias(text: dict[str, Any]) -> bool:

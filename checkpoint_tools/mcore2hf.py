@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from checkpoint_tools.command_line import run_command
-from checkpoint_tools.conversion import convert_to_hf
+from genrecal_mcore.cli.quiet import quiet_imports
 
 
 def main(
@@ -21,6 +21,9 @@ def main(
 
     Example: python checkpoint_tools/mcore2hf.py --mcore-path checkpoints/teacher --out models/teacher-again
     """
+    quiet_imports()
+    from checkpoint_tools.conversion import convert_to_hf
+
     convert_to_hf(mcore_path, out, overwrite=overwrite)
     typer.echo(f"{mcore_path} -> {out}")
 

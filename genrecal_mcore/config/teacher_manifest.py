@@ -12,13 +12,14 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from genrecal_mcore.config.family import Family, family_of_hf_folder
 
 MANIFEST_NAME = "teacher.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 
 
 class LanguageBodySpec(BaseModel):
@@ -46,13 +47,13 @@ class TeacherManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = FORMAT_VERSION
     family: Family
-    dtype: str
-    """Name of the torch dtype of every stored tensor: float32, bfloat16 or float16."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    """Name of the torch dtype of every stored tensor."""
     source: str
     """Name of the Hugging Face folder it was converted from."""
-    source_layout: str
+    source_layout: Literal["native_old", "native_new"]
     """Spelling of the keys in the source: `native_old` or `native_new`."""
     language: LanguageBodySpec
     digests: dict[str, str]
@@ -77,9 +78,10 @@ def load_teacher_manifest(folder: Path) -> TeacherManifest:
             "expected a folder written by checkpoint_tools/hf2mcore.py"
         )
     try:
-        return TeacherManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return TeacherManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is not a valid teacher description: {error}") from None
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+        raise ValueError(f"{path} is not a valid teacher description: {problems}") from None
 
 
 def validate_teacher_folder(folder: Path) -> TeacherManifest:

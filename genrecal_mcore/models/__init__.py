@@ -15,6 +15,7 @@ from genrecal_mcore.models.student import (
     vision_encoder,
 )
 from genrecal_mcore.models.teacher import TeacherStage, load_teacher_head, load_teacher_stage
+from genrecal_mcore.models.vision import vision_shapes
 
 __all__ = [
     "Recalibrator",
@@ -29,4 +30,5 @@ __all__ = [
     "merge_lora",
     "student_body",
     "vision_encoder",
+    "vision_shapes",
 ]

@@ -61,8 +61,7 @@ def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> Pr
 
     Raises `ValueError` listing the keys that the file lacks or has too many.
     """
-    model = _MODEL_OF_FAMILY[family](_without_language(AutoConfig.from_pretrained(folder)))
-    model.language_model = torch.nn.Identity()
+    model = _build(folder, family)
     missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing or unexpected:
         raise ValueError(
@@ -70,6 +69,23 @@ def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> Pr
             f"unexpected {unexpected}"
         )
     return model.to(dtype).requires_grad_(False).eval()
+
+
+def vision_shapes(folder: Path, family: Family) -> dict[str, tuple[int, ...]]:
+    """Return the name and shape of each tensor of tower and projector that `folder/config.json` describes.
+
+    Names are those of `load_vision_model`'s file; nothing is allocated.
+    """
+    with torch.device("meta"):
+        model = _build(folder, family)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _build(folder: Path, family: Family) -> PreTrainedModel:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = _MODEL_OF_FAMILY[family](_without_language(config))
+    model.language_model = torch.nn.Identity()
+    return model
 
 
 def _without_language(config: PretrainedConfig) -> PretrainedConfig:
