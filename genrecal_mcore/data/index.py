@@ -133,7 +133,7 @@ def _image_size(path: Path, *, verify: bool) -> ImageSize:
             return image.size
     except FileNotFoundError:
         raise BrokenSample(f"the image {path} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BrokenSample(f"the image {path} cannot be read: {error}") from None
 
 
@@ -161,6 +161,8 @@ def _refuse_other_files(shares: Sequence[Sequence[Any]], num_records: int) -> No
 
 
 def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_share: float) -> None:
+    if not num_records:
+        raise ValueError("data.sources hold no samples; name files with at least one")
     if num_records == len(skipped) or len(skipped) > max_share * num_records:
         # Names and numbers differ from sample to sample, what is wrong does not.
         kinds = (re.sub(r"\d+", "N", entry.reason.partition(":")[0]) for entry in skipped)
@@ -176,8 +178,7 @@ def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_sha
 def _digest(samples: Sequence[Sample], processors: Mapping[str, ModelProcessor | None]) -> str:
     digest = sha256()
     for sample in samples:
-        names = tuple(path.name for path in sample.images)
-        digest.update(repr((sample.id, names, sample.turns, sample.source)).encode())
+        digest.update(repr((sample.id, sample.image_names, sample.turns, sample.source)).encode())
     for role in sorted(processors):
         processor = processors[role]
         digest.update(f"{role}:{processor.digest if processor else ''}".encode())

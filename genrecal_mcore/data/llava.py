@@ -29,17 +29,19 @@ def read_source(source: DataSource) -> Iterator[tuple[int, Any]]:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                yield number, json.loads(line.decode())
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}); "
                     "repair or remove the line"
                 ) from None
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not UTF-8 ({error}); save it as UTF-8") from None
 
 
 def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
@@ -49,6 +51,8 @@ def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
         raise ValueError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); repair the file"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
     if not isinstance(records, list):
         raise ValueError(f"{path} must hold a list of records, found {type(records).__name__}")
     yield from enumerate(records, 1)
@@ -67,13 +71,22 @@ def build_sample(record: Any, source: DataSource, *, number: int) -> Sample:
     if placeholders != len(images):
         raise BrokenSample(f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images")
     name = source.name or source.path.stem
+    record_id = record.get("id")
     return Sample(
-        id=str(record.get("id", f"{name}-{number}")),
+        id=f"{name}-{number}" if record_id is None else str(record_id),
         images=tuple(source.images / image for image in images),
+        image_names=tuple(images),
         turns=turns,
         source=name,
-        domain=record.get("domain") or record.get("source") or source.domain,
+        domain=_domain(record) or source.domain,
     )
+
+
+def _domain(record: dict[str, Any]) -> str | None:
+    domain = record.get("domain") or record.get("source")
+    if domain is not None and not isinstance(domain, str):
+        raise BrokenSample(f"domain must be a text, found {domain!r}")
+    return domain
 
 
 def _build_turns(conversations: Any) -> tuple[Turn, ...]:
@@ -97,4 +110,7 @@ def _message(message: Any, speaker: str) -> str:
         or not isinstance(message.get("value"), str)
     ):
         raise BrokenSample(f"expected a message from {speaker} with a text value")
-    return message["value"]
+    text = message["value"]
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise BrokenSample(f"the message from {speaker} holds half of a surrogate pair, which is no text")
+    return text

@@ -29,6 +29,8 @@ class Sample:
     turns: tuple[Turn, ...]
     source: str
     domain: str | None = None
+    image_names: tuple[str, ...] = ()
+    """Images as the record writes them, relative to the source's folder: the same on every machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

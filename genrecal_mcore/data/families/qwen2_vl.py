@@ -11,22 +11,29 @@ import torch
 
 from genrecal_mcore.data.chat import ChatFormat
 from genrecal_mcore.data.families.record import FamilyRecord, ImageTokens
+from genrecal_mcore.data.llava import BrokenSample
 
 
 def image_tokens(processor: Any, hf_config: dict[str, Any], size: tuple[int, int]) -> ImageTokens:
-    """Return the merged patches of an image of `size` (width, height), and their grid (height, width)."""
+    """Return the merged patches of an image of `size` (width, height), and their grid (height, width).
+
+    Raises `BrokenSample` for an image that is too long and thin.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     del hf_config
     width, height = size
     factor = processor.patch_size * processor.merge_size
-    resized_height, resized_width = smart_resize(
-        height,
-        width,
-        factor=factor,
-        min_pixels=processor.size["shortest_edge"],
-        max_pixels=processor.size["longest_edge"],
-    )
+    try:
+        resized_height, resized_width = smart_resize(
+            height,
+            width,
+            factor=factor,
+            min_pixels=processor.size["shortest_edge"],
+            max_pixels=processor.size["longest_edge"],
+        )
+    except ValueError as error:
+        raise BrokenSample(f"an image of {width} x {height} pixels cannot be resized: {error}") from None
     grid = (resized_height // factor, resized_width // factor)
     return (grid[0] * grid[1],), grid
 

@@ -24,8 +24,8 @@ BROKEN = {
 
 
 @pytest.fixture
-def processors(tiny_folders: dict[str, Path]) -> dict[str, ModelProcessor]:
-    return load_both(tiny_folders)
+def processors(model_folders: dict[str, Path]) -> dict[str, ModelProcessor]:
+    return load_both(model_folders)
 
 
 def load_both(folders: dict[str, Path]) -> dict[str, ModelProcessor]:
@@ -148,10 +148,10 @@ def build_on_ranks(data: DataConfig, folders: dict[str, Path], *, world_size: in
 
 
 def test_ranks_that_share_the_check_hold_the_index_of_one_rank(
-    broken: Path, tiny_folders: dict[str, Path], processors: Mapping[str, ModelProcessor]
+    broken: Path, model_folders: dict[str, Path], processors: Mapping[str, ModelProcessor]
 ) -> None:
     alone = build_index(config_of(broken), processors)
-    indices = build_on_ranks(config_of(broken), tiny_folders, world_size=3)
+    indices = build_on_ranks(config_of(broken), model_folders, world_size=3)
     assert indices == [alone] * 3
 
 
@@ -164,3 +164,36 @@ def test_the_digest_is_that_of_answers_and_processors(
     change_message(whole, number=4, message=1, suffix="!")
     digests.append(build_index(config_of(whole), processors).digest)
     assert len(set(digests)) == 3
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [((1, 300), "cannot be resized"), ((20000, 20000), "cannot be read")]
+)
+def test_an_image_of_a_hopeless_size_is_skipped(
+    size: tuple[int, int], reason: str, whole: Path, processors: dict[str, ModelProcessor]
+) -> None:
+    Image.new("1", size).save(whole.parent / "images" / "000_0.png")
+    data = DataConfig(
+        sources=(DataSource(path=whole, images=whole.parent / "images"),), max_skipped_share=0.5
+    )
+    (skipped,) = build_index(data, processors).skipped
+    assert skipped.number == 1 and reason in skipped.reason
+
+
+def test_the_digest_tells_images_of_the_same_name_in_other_folders_apart(
+    whole: Path, processors: dict[str, ModelProcessor]
+) -> None:
+    images = whole.parent / "images"
+    (images / "other").mkdir()
+    (images / "other" / "000_0.png").write_bytes((images / "000_0.png").read_bytes())
+    data = DataConfig(sources=(DataSource(path=whole, images=images),))
+    before = build_index(data, processors).digest
+    whole.write_text(whole.read_text().replace('"000_0.png"', '"other/000_0.png"'))
+    assert build_index(data, processors).digest != before
+
+
+def test_sources_without_samples_are_refused(whole: Path, processors: dict[str, ModelProcessor]) -> None:
+    whole.write_text("")
+    data = DataConfig(sources=(DataSource(path=whole, images=whole.parent / "images"),))
+    with pytest.raises(ValueError, match="data.sources hold no samples"):
+        build_index(data, processors)

@@ -139,3 +139,27 @@ def test_the_records_domain_goes_before_its_source_and_the_files_domain() -> Non
     assert build_sample(record(source="of source"), source, number=1).domain == "of source"
     assert build_sample(record(), source, number=1).domain == "of file"
     assert build_sample(record(), SOURCE, number=1).domain is None
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("set.jsonl", r"set\.jsonl, line 2: "), ("set.json", r"set\.json: ")]
+)
+def test_a_file_that_is_not_utf_8_is_named(name: str, place: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b'{"id": 1}\n{"id": "\xff"}\n')
+    with pytest.raises(ValueError, match=place + "not UTF-8"):
+        list(read_source(source_of(tmp_path / name)))
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    broken = record(image=None, conversations=[human("\ud800"), gpt("A cat.")])
+    with pytest.raises(BrokenSample, match="message from human holds half of a surrogate pair"):
+        build_sample(broken, SOURCE, number=1)
+
+
+def test_an_id_of_null_is_no_id() -> None:
+    assert build_sample(record(id=None), SOURCE, number=7).id == "set-7"
+
+
+def test_a_domain_must_be_a_text() -> None:
+    with pytest.raises(BrokenSample, match="domain must be a text, found 5"):
+        build_sample(record(domain=5), SOURCE, number=1)

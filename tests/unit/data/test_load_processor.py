@@ -15,9 +15,9 @@ def copy_without(source: Path, target: Path, name: str = "") -> Path:
 
 @pytest.mark.parametrize("kind", ["internvl_qwen2", "qwen2_vl"])
 def test_config_and_tokenizer_of_different_models_are_refused(
-    tiny_folders: dict[str, Path], tmp_path: Path, kind: str
+    model_folders: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    folder = copy_without(tiny_folders[kind], tmp_path / kind)
+    folder = copy_without(model_folders[kind], tmp_path / kind)
     config = json.loads((folder / "config.json").read_text())
     wrong = config["image_token_id"] - 1
     (folder / "config.json").write_text(json.dumps(config | {"image_token_id": wrong}))
@@ -27,13 +27,13 @@ def test_config_and_tokenizer_of_different_models_are_refused(
 
 @pytest.mark.parametrize("name", ["preprocessor_config.json", "tokenizer_config.json", "config.json"])
 def test_a_folder_without_a_needed_file_is_refused(
-    tiny_folders: dict[str, Path], tmp_path: Path, name: str
+    model_folders: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    folder = copy_without(tiny_folders["qwen2_vl"], tmp_path / "model", name)
+    folder = copy_without(model_folders["qwen2_vl"], tmp_path / "model", name)
     with pytest.raises(ValueError, match=rf"model/{name} does not exist"):
         load_processor(folder)
 
 
-def test_a_folder_of_another_family_is_refused(tiny_folders: dict[str, Path]) -> None:
+def test_a_folder_of_another_family_is_refused(model_folders: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="of family qwen2_vl, but internvl was expected"):
-        load_processor(tiny_folders["qwen2_vl"], Family.INTERNVL)
+        load_processor(model_folders["qwen2_vl"], Family.INTERNVL)

@@ -89,11 +89,11 @@ def test_a_unit_is_padded_to_a_multiple(loader: UnitLoader) -> None:
 
 
 @pytest.fixture(scope="module")
-def config(tiny_folders: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def config(model_folders: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("run")
     teacher = root / "teacher"
-    convert_to_mcore(tiny_folders["internvl_qwen2"], teacher, dtype=None, verify=False, overwrite=False)
-    folders = {"teacher": teacher, "student": tiny_folders["qwen2_vl"], "data": data}
+    convert_to_mcore(model_folders["internvl_qwen2"], teacher, dtype=None, verify=False, overwrite=False)
+    folders = {"teacher": teacher, "student": model_folders["qwen2_vl"], "data": data}
     raw = raw_config(folders, root / "run", mesh={"teacher": {}, "student": {"dp": 2}})
     raw["train"]["micro_batch_size"] = 2
     return RunConfig.model_validate(raw)

@@ -105,10 +105,10 @@ def test_image_tokens_are_counted_without_pixels_as_the_image_processor_counts(
 
 @pytest.mark.parametrize("turns", [NO_IMAGE, ONE_IMAGE, TWO_IMAGES, IMAGE_TURNS])
 def test_qwen2_vl_positions_equal_the_models_rope_index(
-    tiny_folders: dict[str, Path], turns: tuple[Turn, ...]
+    model_folders: dict[str, Path], turns: tuple[Turn, ...]
 ) -> None:
-    processor = load_processor(tiny_folders["qwen2_vl"])
-    model = Qwen2VLForConditionalGeneration.from_pretrained(tiny_folders["qwen2_vl"]).model
+    processor = load_processor(model_folders["qwen2_vl"])
+    model = Qwen2VLForConditionalGeneration.from_pretrained(model_folders["qwen2_vl"]).model
     rendered = render(processor, turns)
     ids = rendered.input_ids[None]
     vision = processor.pixels([blank(size) for size in sizes_of(turns)])
@@ -120,8 +120,8 @@ def test_qwen2_vl_positions_equal_the_models_rope_index(
     assert torch.equal(rendered.position_ids, expected[:, 0])
 
 
-def test_internvl_positions_count_every_token(tiny_folders: dict[str, Path]) -> None:
-    rendered = render(load_processor(tiny_folders["internvl_qwen2"]), TWO_IMAGES)
+def test_internvl_positions_count_every_token(model_folders: dict[str, Path]) -> None:
+    rendered = render(load_processor(model_folders["internvl_qwen2"]), TWO_IMAGES)
     assert rendered.position_ids.tolist() == list(range(len(rendered.input_ids)))
 
 
