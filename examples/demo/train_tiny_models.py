@@ -1,6 +1,6 @@
-"""Train the demo's teacher and student from scratch, on one core, in some ten minutes.
+"""Train one of the demo's models from scratch, on one core, in some ten minutes.
 
-Example: python examples/demo/train_tiny_models.py --out runs/tiny_models
+Example: python examples/demo/train_tiny_models.py --out runs/tiny_models --role teacher
 
 A tiny vision transformer does not learn shapes from questions alone: it learns to name shape and colour
 first, with its projector; then the language model learns to answer from its features, which stay as they are.
@@ -42,17 +42,17 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How long a model may learn, and from how much."""
+    """How many steps a model may learn, and from how many samples."""
 
-    vision_s: float
-    language_s: float
+    vision_steps: int
+    language_steps: int
     num_samples: int
     learning_rate: float = 2e-3
 
 
 BUDGETS = {
-    "teacher": Budget(vision_s=240, language_s=330, num_samples=30000),
-    "student": Budget(vision_s=150, language_s=40, num_samples=3000),
+    "teacher": Budget(vision_steps=2500, language_steps=1500, num_samples=30000),
+    "student": Budget(vision_steps=2000, language_steps=150, num_samples=3000),
 }
 
 
@@ -99,15 +99,15 @@ def features_of(model: PreTrainedModel, images: ImageSet, rows: torch.Tensor) ->
     return image_features(model.model, pixels, grid).unflatten(0, (len(rows), -1))
 
 
-def train_vision(model: PreTrainedModel, processor: ModelProcessor, budget: Budget) -> None:
+def train_vision(model: PreTrainedModel, processor: ModelProcessor, num_steps: int) -> None:
     """Teach tower and projector to name colour and shape from the mean of their features."""
     sets = [load_images(processor, flip=flip) for flip in (False, True)]
     hidden_size = model.config.get_text_config().hidden_size
     head = torch.nn.Linear(hidden_size, len(COLORS) + len(SHAPES))
     parameters = [p for n, p in model.model.named_parameters() if not n.startswith("language_model")]
     optimizer = torch.optim.AdamW([*parameters, *head.parameters()], weight_decay=0.05)
-    for step, progress in enumerate(until(budget.vision_s)):
-        set_rate(optimizer, 1e-3 * min(1.0, (step + 1) / 50) * (1.05 - progress))
+    for step in range(num_steps):
+        set_rate(optimizer, 1e-3, step, num_steps)
         images = sets[step % 2]
         rows = torch.randint(0, len(images.labels), (BATCH_SIZE,))
         logits = head(features_of(model, images, rows).mean(1))
@@ -136,8 +136,8 @@ def train_language(model: PreTrainedModel, processor: ModelProcessor, data: Path
     ]
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
-    for step, progress in enumerate(until(budget.language_s)):
-        set_rate(optimizer, budget.learning_rate * min(1.0, (step + 1) / 50) * (1.05 - progress))
+    for step in range(budget.language_steps):
+        set_rate(optimizer, budget.learning_rate, step, budget.language_steps)
         chosen = random.sample(rendered, BATCH_SIZE)
         loss = answer_loss(model, processor, [s for s, _ in chosen], features[[row for _, row in chosen]])
         optimizer.zero_grad()
@@ -183,15 +183,9 @@ def render(processor: ModelProcessor, record: dict, size: tuple[int, int]) -> Re
     return processor.render(sample, [size])
 
 
-def until(seconds: float) -> Iterator[float]:
-    """Yield the share of `seconds` that has passed, until all have."""
-    started = time.monotonic()
-    while (passed := time.monotonic() - started) < seconds:
-        yield passed / seconds
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
+def set_rate(optimizer: torch.optim.Optimizer, highest: float, step: int, num_steps: int) -> None:
+    """Set the learning rate of a step: up over 50 steps, then down to a twentieth."""
+    rate = highest * min(1.0, (step + 1) / 50) * (1.05 - step / num_steps)
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -199,7 +193,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for teacher_hf and student_hf.")],
     role: Annotated[Literal["teacher", "student"], typer.Option(help="Which model to train.")],
-    scale: Annotated[float, typer.Option(help="Multiplies the training times.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Draws weights, samples and batches.")] = 0,
 ) -> None:
     """Train one of the demo's models from scratch and score it on 500 held-out questions."""
@@ -218,13 +211,10 @@ def main(
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     print(f"{role}: {sum(p.numel() for p in model.parameters())} parameters", flush=True)
     model.train()
-    train_vision(model, processor, Budget(vision_s=budget.vision_s * scale, language_s=0, num_samples=0))
-    train_language(
-        model,
-        processor,
-        data,
-        Budget(vision_s=0, language_s=budget.language_s * scale, num_samples=budget.num_samples),
-    )
+    started = time.monotonic()
+    train_vision(model, processor, budget.vision_steps)
+    train_language(model, processor, data, budget)
+    print(f"{role}: trained in {time.monotonic() - started:.0f} s", flush=True)
     model.save_pretrained(folder)
     scores = evaluate_model(
         folder,

@@ -16,5 +16,6 @@ def report(
     """
     from genrecal_mcore.observability import write_report
 
-    title = ", ".join(run.name for run in runs)
-    typer.echo(write_report(out or runs[0], runs={run.name: run for run in runs}, table=None, title=title))
+    names = [run.name for run in runs]
+    named = {run.name if names.count(run.name) == 1 else str(run): run for run in runs}
+    typer.echo(write_report(out or runs[0], runs=named, table=None, title=", ".join(named)))
