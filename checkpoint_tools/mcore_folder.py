@@ -1,13 +1,11 @@
 """Writes and reads the folder of a converted teacher (see `genrecal_mcore.config.teacher_manifest`)."""
 
 import json
-from collections.abc import Iterable
 from hashlib import file_digest
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import save_file
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from genrecal_mcore.config import TeacherManifest
@@ -21,17 +19,10 @@ MEGATRON_METADATA = {
 }
 
 
-def write_language(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write the language body as a `torch_dist` checkpoint of whole tensors, loadable at any tp x pp."""
-    dcp.save(dict(tensors), checkpoint_id=folder, no_dist=True)
+def write_megatron_metadata(folder: Path) -> None:
+    """Write the two files that Megatron expects beside the tensors of a `torch_dist` checkpoint."""
     torch.save({}, folder / "common.pt")
     (folder / "metadata.json").write_text(json.dumps(MEGATRON_METADATA), encoding="utf-8")
-
-
-def write_safetensors(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write tensors into one safetensors file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors}, path, metadata={"format": "pt"})
 
 
 def write_manifest(folder: Path, manifest: TeacherManifest) -> None:
@@ -55,11 +46,19 @@ class LanguageReader:
         self.reader = dcp.FileSystemReader(folder)
         self.stored = self.reader.read_metadata().state_dict_metadata
 
-    def read(self, key: str) -> torch.Tensor:
-        """Read one tensor; raises `ValueError` when it is not there."""
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Return a tensor's shape; raises `ValueError` when it is not there."""
+        return tuple(self._stored(key).size)
+
+    def _stored(self, key: str) -> TensorStorageMetadata:
         stored = self.stored.get(key)
         if not isinstance(stored, TensorStorageMetadata):
             raise ValueError(f"{self.reader.path} lacks the tensor {key}; convert the teacher again")
+        return stored
+
+    def read(self, key: str) -> torch.Tensor:
+        """Read one tensor; raises `ValueError` when it is not there."""
+        stored = self._stored(key)
         tensor = {key: torch.empty(stored.size, dtype=stored.properties.dtype)}
         dcp.load(tensor, storage_reader=self.reader, no_dist=True)
         return tensor[key]

@@ -1,7 +1,7 @@
 """Names the model families and recognises one from a Hugging Face `config.json`.
 
-What a family means for rendering stands in `data.families`, for modules in `models`, for checkpoint keys in
-`checkpoint_tools.families`: each room keeps its own table under these names.
+What a family means for rendering stands in `data.families`, for modules in `models`, for checkpoint files in
+`layouts`: each room keeps its own table under these names.
 """
 
 import json
@@ -15,7 +15,17 @@ class Family(StrEnum):
     """A model family: one chat format, one image-token scheme, one checkpoint layout."""
 
     QWEN2_VL = "qwen2_vl"
+    QWEN2_5_VL = "qwen2_5_vl"
     INTERNVL = "internvl"
+
+
+_FAMILY_OF_MODEL_TYPE = {
+    "qwen2_vl": Family.QWEN2_VL,
+    "qwen2_5_vl": Family.QWEN2_5_VL,
+    "internvl": Family.INTERNVL,
+    "internvl_chat": Family.INTERNVL,
+}
+"""`model_type` of a published or native config."""
 
 
 def family_of_hf_config(hf_config: Mapping[str, Any], *, where: str) -> Family:
@@ -24,14 +34,13 @@ def family_of_hf_config(hf_config: Mapping[str, Any], *, where: str) -> Family:
     Raises `ValueError` naming `where`, the architecture found and the families supported.
     """
     model_type = hf_config.get("model_type")
-    try:
-        return Family(str(model_type))
-    except ValueError:
-        supported = ", ".join(family.value for family in Family)
+    family = _FAMILY_OF_MODEL_TYPE.get(str(model_type))
+    if family is None:
         raise ValueError(
             f"{where}: model_type {model_type!r} (architectures {hf_config.get('architectures')}) "
-            f"is not supported; expected one of: {supported}"
-        ) from None
+            f"is not supported; expected one of: {', '.join(_FAMILY_OF_MODEL_TYPE)}"
+        )
+    return family
 
 
 def family_of_hf_folder(folder: Path) -> Family:

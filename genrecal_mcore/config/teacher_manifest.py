@@ -3,7 +3,7 @@
 `checkpoint_tools/hf2mcore.py` writes it; `models` and `data` read it. The folder:
 
     language/   mcore torch_dist checkpoint, loads at any tp x pp
-    vision/     model.safetensors (tower and projector) and config.json (the whole Hugging Face config)
+    vision/     model.safetensors (tower and projector) and config.json (the whole native config)
     head/       model.safetensors with one tensor, `weight` [v, h_t]
     tokenizer/  tokenizer and image-processor files
     teacher.json
@@ -53,8 +53,8 @@ class TeacherManifest(BaseModel):
     """Name of the torch dtype of every stored tensor."""
     source: str
     """Name of the Hugging Face folder it was converted from."""
-    source_layout: Literal["native_old", "native_new"]
-    """Spelling of the keys in the source: `native_old` or `native_new`."""
+    source_layout: Literal["native_old", "native_new", "internvl_chat"]
+    """How the source's files name and pack their tensors (see `layouts`)."""
     language: LanguageBodySpec
     digests: dict[str, str]
     """sha256 of each file of the folder, by path relative to the folder."""

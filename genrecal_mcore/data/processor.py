@@ -1,6 +1,5 @@
 """One model's view of the data: its tokenizer, its image processor, its chat format."""
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from hashlib import sha256
@@ -9,7 +8,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoTokenizer,
+    GotOcr2ImageProcessor,
+    PreTrainedTokenizerBase,
+)
 
 from genrecal_mcore.config import Family, family_of_hf_folder
 from genrecal_mcore.data.chat import TokenBuilder, add_question, add_system, render_conversation, token_id
@@ -17,6 +21,7 @@ from genrecal_mcore.data.families import FAMILIES, FamilyRecord
 from genrecal_mcore.data.families.record import ImageTokens
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
+from genrecal_mcore.layouts import native_config_of, read_json_object
 
 ImageSize = tuple[int, int]
 """Width, height in pixels."""
@@ -32,19 +37,19 @@ class ModelProcessor:
     ) -> None:
         self.folder = folder
         self.record = record
-        self.chat = record.chat
+        self.chat = record.chat(read_json_object(folder / "config.json"))
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        self.hf_config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.end_of_turn_id = token_id(tokenizer, record.chat.end_of_turn)
-        self.image_token_id = token_id(tokenizer, record.chat.image_token)
+        self.hf_config = native_config_of(folder)
+        self.end_of_turn_id = token_id(tokenizer, self.chat.end_of_turn)
+        self.image_token_id = token_id(tokenizer, self.chat.image_token)
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.end_of_turn_id if pad is None else pad
         configured = self.hf_config.get("image_token_id")
         if configured != self.image_token_id:
             raise ValueError(
                 f"{folder}: config.json says image_token_id {configured}, but the tokenizer gives "
-                f"{record.chat.image_token} the id {self.image_token_id}; one file is of another model"
+                f"{self.chat.image_token} the id {self.image_token_id}; one file is of another model"
             )
 
     @property
@@ -172,5 +177,24 @@ def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; a model's folder must hold this file")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    images = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return ModelProcessor(folder, FAMILIES[found], tokenizer, images)
+    return ModelProcessor(folder, FAMILIES[found], tokenizer, load_image_processor(folder))
+
+
+def load_image_processor(folder: Path) -> Any:
+    """Load a folder's image processor; the `internvl_chat` layout has its settings in `config.json`.
+
+    Such folders hold a CLIP processor's file, which their makers' own code does not read: tiles, mean and
+    deviation are those of `dynamic_preprocess` in OpenGVLab/InternVL.
+    """
+    published = read_json_object(folder / "config.json")
+    if published.get("model_type") != "internvl_chat":
+        return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    size = published["force_image_size"]
+    return GotOcr2ImageProcessor(
+        size={"height": size, "width": size},
+        image_mean=[0.485, 0.456, 0.406],
+        image_std=[0.229, 0.224, 0.225],
+        crop_to_patches=published.get("dynamic_image_size", True),
+        min_patches=published.get("min_dynamic_patch", 1),
+        max_patches=published.get("max_dynamic_patch", 12),
+    )

@@ -5,17 +5,17 @@ they came from.
 """
 
 import copy
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.internvl.modeling_internvl import InternVLModel
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
+from transformers import PreTrainedModel
 
 from genrecal_mcore.config import Family
-
-_MODEL_OF_FAMILY = {Family.INTERNVL: InternVLModel, Family.QWEN2_VL: Qwen2VLModel}
+from genrecal_mcore.models.native import build_model
 
 
 def image_features(
@@ -56,12 +56,13 @@ def scatter_features(
 
 
 def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> PreTrainedModel:
-    """Build tower and projector from `folder` (`config.json`, `model.safetensors`), frozen, without language
-    model.
+    """Build tower and projector from `folder` (native `config.json`, `model.safetensors`), frozen, without
+    language model.
 
     Raises `ValueError` listing the keys that the file lacks or has too many.
     """
-    model = _build(folder, family)
+    native = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    model = _without_language(native, family)
     missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if missing or unexpected:
         raise ValueError(
@@ -71,27 +72,12 @@ def load_vision_model(folder: Path, family: Family, *, dtype: torch.dtype) -> Pr
     return model.to(dtype).requires_grad_(False).eval()
 
 
-def vision_shapes(folder: Path, family: Family) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each tensor of tower and projector that `folder/config.json` describes.
-
-    Names are those of `load_vision_model`'s file; nothing is allocated.
-    """
-    with torch.device("meta"):
-        model = _build(folder, family)
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
-def _build(folder: Path, family: Family) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model = _MODEL_OF_FAMILY[family](_without_language(config))
+def _without_language(native: Mapping[str, Any], family: Family) -> PreTrainedModel:
+    """Return the `*Model` of a family whose language model is empty, whatever the model's size."""
+    changed = copy.deepcopy(dict(native))
+    # Nested, or flat as older Qwen2-VL files have it.
+    text: dict[str, Any] = changed.get("text_config") or changed
+    text |= {"num_hidden_layers": 0, "layer_types": [], "vocab_size": 1, "pad_token_id": None}
+    model = build_model(changed, family).model
     model.language_model = torch.nn.Identity()
     return model
-
-
-def _without_language(config: PretrainedConfig) -> PretrainedConfig:
-    # The class builds its language model too: make that one empty, whatever the model's size.
-    config = copy.deepcopy(config)
-    text = config.get_text_config()
-    text.num_hidden_layers, text.layer_types, text.vocab_size, text.pad_token_id = 0, [], 1, None
-    config._attn_implementation = "sdpa"
-    return config

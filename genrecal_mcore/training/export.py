@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from genrecal_mcore.config import RunConfig, load_run_config
+from genrecal_mcore.layouts import open_checkpoint, published_tensors
 from genrecal_mcore.models import load_student
 from genrecal_mcore.training.student_assembly import apply_result, recalibrator_result
 
@@ -17,7 +19,7 @@ WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.inde
 def export_student(run_dir: Path, out: Path) -> None:
     """Write `out/student` (Hugging Face layout, adapters merged) and `out/recalibrator.safetensors`.
 
-    The student has the dtype and the key spelling of the files it came from; what no run trained is byte-
+    The student has the dtype and the layout of the files it came from; what no run trained is byte-
     equal. A run of method `sft` has no Recalibrator and writes none. Raises `ValueError` when `out` exists or
     `run_dir` is not a run with a checkpoint; nothing is left behind on failure.
     """
@@ -51,11 +53,25 @@ def _write_student(config: RunConfig, run_dir: Path, folder: Path) -> None:
     student = load_student(source, dtype=torch.float32)
     apply_result(student, run_dir)
     student.to(_stored_dtype(source))
-    student.save_pretrained(folder)
+    checkpoint = open_checkpoint(source)
+    tensors = student.state_dict()
+    keys = [key for key in checkpoint.holder if key in tensors]
+    names = published_tensors(checkpoint.layout, checkpoint.config, keys, _InMemory(tensors))
+    folder.mkdir(parents=True)
+    save_torch_state_dict({name: tensor.clone() for name, tensor in names}, folder)
     for path in sorted(source.iterdir()):
-        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES) and path.name != "config.json":
+        if path.is_file() and not path.name.endswith(WEIGHT_SUFFIXES):
             shutil.copy2(path, folder / path.name)
-    shutil.copy2(source / "config.json", folder / "config.json")
+
+
+class _InMemory:
+    """Tensors of a module, by their names."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def read(self, key: str) -> torch.Tensor:
+        return self.tensors[key]
 
 
 def _stored_dtype(source: Path) -> torch.dtype:

@@ -189,7 +189,7 @@ def body_features(model: PreTrainedModel, conversation: RenderedConversation) ->
     inputs: dict[str, Any] = {"input_ids": conversation.input_ids[None]}
     if conversation.pixel_values is not None:
         inputs["pixel_values"] = conversation.pixel_values
-    if model.config.model_type == "qwen2_vl":
+    if model.config.model_type in ("qwen2_vl", "qwen2_5_vl"):
         # The class remembers the position offset of its last images.
         model.model.rope_deltas = None
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()

@@ -18,13 +18,15 @@ from transformers import (
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Config,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
     Qwen2VLImageProcessor,
 )
 
-TinyModelKind = Literal["internvl_qwen2", "internvl_llama", "qwen2_vl", "qwen2_vl_tied"]
+TinyModelKind = Literal["internvl_qwen2", "internvl_llama", "qwen2_vl", "qwen2_vl_tied", "qwen2_5_vl"]
 
 WEIGHT_STD = 0.2
 NORM_STD = 0.1
@@ -90,7 +92,7 @@ def make_tiny_model(folder: Path, kind: TinyModelKind, seed: int, **sizes: int) 
     else:
         tokenizer = _train_tokenizer(QWEN2_VL_TOKENIZER_TEXT, QWEN2_VL_SPECIAL_TOKENS, vocab_size=301)
         tokenizer.chat_template = QWEN2_VL_CHAT_TEMPLATE
-        model = _qwen2_vl_model(tokenizer, tied=kind == "qwen2_vl_tied", sizes=sizes)
+        model = _qwen2_vl_model(kind, tokenizer, sizes)
         _qwen2_vl_image_processor().save_pretrained(folder)
     randomize_weights(model, seed=seed)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -186,9 +188,7 @@ def _internvl_model(kind: str, tokenizer: PreTrainedTokenizerFast, sizes: dict[s
     return InternVLForConditionalGeneration(config)
 
 
-def _qwen2_vl_model(
-    tokenizer: PreTrainedTokenizerFast, *, tied: bool, sizes: dict[str, int]
-) -> Qwen2VLForConditionalGeneration:
+def _qwen2_vl_model(kind: str, tokenizer: PreTrainedTokenizerFast, sizes: dict[str, int]) -> PreTrainedModel:
     defaults = {
         "hidden_size": 48,
         "intermediate_size": 88,
@@ -202,12 +202,12 @@ def _qwen2_vl_model(
     height_share, width_share = half_head_dim // 3, half_head_dim // 2
     mrope_section = [half_head_dim - height_share - width_share, height_share, width_share]
     text_config = {
-        "model_type": "qwen2_vl_text",
+        "model_type": "qwen2_5_vl_text" if kind == "qwen2_5_vl" else "qwen2_vl_text",
         **text_fields,
         "rms_norm_eps": 1e-6,
         "rope_parameters": {"rope_type": "default", "mrope_section": mrope_section, "rope_theta": 1e6},
     }
-    vision_config = {
+    vision_config: dict[str, Any] = {
         "depth": 2,
         "embed_dim": 16,
         "num_heads": 2,
@@ -217,16 +217,22 @@ def _qwen2_vl_model(
         "temporal_patch_size": 2,
         "hidden_size": text_fields["hidden_size"],
     }
-    config = Qwen2VLConfig(
+    config_class, model_class = Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    if kind == "qwen2_5_vl":
+        config_class, model_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+        vision_config |= {"hidden_size": 16, "out_hidden_size": text_fields["hidden_size"]}
+        vision_config |= {"intermediate_size": 36, "window_size": 16, "fullatt_block_indexes": [1]}
+        del vision_config["embed_dim"], vision_config["mlp_ratio"]
+    config = config_class(
         text_config=text_config,
         vision_config=vision_config,
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
         vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=tied,
+        tie_word_embeddings=kind == "qwen2_vl_tied",
     )
-    return Qwen2VLForConditionalGeneration(config)
+    return model_class(config)
 
 
 def _internvl_image_processor() -> GotOcr2ImageProcessor:

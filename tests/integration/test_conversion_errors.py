@@ -14,6 +14,7 @@ from checkpoint_tools.conversion import convert_to_mcore
 from tests.helpers.tiny_models import make_tiny_model
 
 QUERY_OF_LAYER_2 = "language_model.model.layers.2.self_attn.q_proj.weight"
+LAMBDA = "vision_tower.encoder.layer.1.lambda_1"
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,11 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
 def change_config(folder: Path, **fields: object) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def change_text_config(folder: Path, **fields: object) -> None:
+    text_config = json.loads((folder / "config.json").read_text())["text_config"]
+    change_config(folder, text_config=text_config | fields)
 
 
 def truncate(path: Path, *, size: int) -> None:
@@ -117,6 +123,36 @@ DAMAGES = [
         r"1 missing \(lm_head\.weight\)",
     ),
     (
+        "missing-vision-tensor",
+        "single",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.pop(LAMBDA)),
+        r"1 missing \(model\.vision_tower\.encoder\.layer\.1\.lambda_1\)",
+    ),
+    (
+        "wrong-shape-of-vision-tensor",
+        "single",
+        lambda folder: change_tensors(folder, lambda tensors: tensors.update({LAMBDA: torch.ones(7)})),
+        rf"{LAMBDA} \(7,\) instead of \(24,\)",
+    ),
+    (
+        "unsupported-rope",
+        "single",
+        lambda folder: change_text_config(folder, rope_parameters={"rope_type": "llama3", "rope_theta": 1e6}),
+        r"rope_parameters of type 'llama3' is not supported",
+    ),
+    (
+        "unsupported-activation",
+        "single",
+        lambda folder: change_text_config(folder, hidden_act="gelu"),
+        r"hidden_act 'gelu' is not supported",
+    ),
+    (
+        "mixed-dtypes",
+        "single",
+        lambda folder: change_tensors(folder, lambda t: t.update({LAMBDA: t[LAMBDA].bfloat16()})),
+        r"holds tensors of .*torch\.bfloat16 .*pass --dtype",
+    ),
+    (
         "unknown-key",
         "single",
         lambda folder: change_tensors(folder, lambda tensors: tensors.update(extra=torch.ones(3))),
@@ -128,7 +164,7 @@ DAMAGES = [
         lambda folder: change_config(
             folder,
             text_config=json.loads((folder / "config.json").read_text())["text_config"]
-            | {"num_hidden_layers": 3},
+            | {"num_hidden_layers": 3, "layer_types": None},
         ),
         r"with 3 layers: 0 missing; 12 unknown \(language_model\.model\.layers\.3\.",
     ),
@@ -138,7 +174,7 @@ DAMAGES = [
         lambda folder: change_tensors(
             folder, lambda tensors: tensors.update({QUERY_OF_LAYER_2: torch.ones(40, 38)})
         ),
-        rf"tensor {QUERY_OF_LAYER_2} has shape \(40, 38\), but config\.json makes it \(40, 40\)",
+        rf"1 of another shape \({QUERY_OF_LAYER_2} \(40, 38\) instead of \(40, 40\)\)",
     ),
     (
         "wrong-shape-of-head",
@@ -146,7 +182,7 @@ DAMAGES = [
         lambda folder: change_tensors(
             folder, lambda tensors: tensors.update({"language_model.lm_head.weight": torch.ones(341, 40)})
         ),
-        r"the head has shape \(341, 40\), the embedding \(342, 40\)",
+        r"lm_head\.weight \(341, 40\) instead of \(342, 40\)",
     ),
     (
         "tied-flag-with-another-head",
@@ -177,7 +213,7 @@ DAMAGES = [
         "config-of-another-family",
         "single",
         lambda folder: change_config(folder, model_type="qwen2_vl"),
-        r"does not fit the table of qwen2_vl",
+        r"config\.json does not describe a model of qwen2_vl",
     ),
 ]
 
@@ -211,3 +247,13 @@ def test_an_existing_target_is_not_replaced_unasked(folders: dict[str, Path], tm
     with pytest.raises(ValueError, match=r"out exists; choose another --out or pass --overwrite"):
         convert_to_mcore(folders["single"], out, dtype=None, verify=False, overwrite=False)
     assert contents(tmp_path) == {"out/kept.txt": b"an older conversion"}
+
+
+def test_a_source_is_never_its_own_target(folders: dict[str, Path], tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folders["single"], source)
+    before = contents(source)
+    for out in (source, source / "inside", tmp_path):
+        with pytest.raises(ValueError, match="lie in each other"):
+            convert_to_mcore(source, out, dtype=None, verify=False, overwrite=True)
+    assert contents(source) == before

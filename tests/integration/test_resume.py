@@ -22,7 +22,7 @@ from tests.helpers.training_run import (
 pytestmark = pytest.mark.distributed
 
 STEPS, CHECKPOINT_EVERY, LAST_STEP_BEFORE_DEATH = 7, 3, 4
-RTOL_OTHER_DP = 1e-5  # worst seen 1e-6
+RTOL_OTHER_DP = 1e-5  # worst seen 1.4e-8
 
 
 def config_of(folders: dict[str, Path], run_dir: Path, *, dp: int = 2, **changes: Any) -> dict[str, Any]:

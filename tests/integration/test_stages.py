@@ -22,7 +22,7 @@ from tests.helpers.training_run import train_run
 pytestmark = pytest.mark.distributed
 
 STEPS = 3
-RTOL_BFLOAT16 = 0.02  # worst seen 3e-3
+RTOL_BFLOAT16 = 0.02  # worst seen 4.0e-3
 RUNS = {
     "stage1": {"stage": 1},
     "stage2": {"stage": 2, "init_from": "stage1"},

@@ -13,7 +13,7 @@ from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.training_run import train_run
 
-RTOL_20_STEPS = 1e-5  # worst seen 2e-6
+RTOL_20_STEPS = 1e-5  # worst seen 1.6e-7
 STEPS = 20
 TERMS = ("loss", "ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "grad_norm")
 

@@ -7,6 +7,7 @@ from genrecal_mcore.data.families.record import FamilyRecord
 FAMILIES: dict[Family, FamilyRecord] = {
     Family.INTERNVL: internvl.RECORD,
     Family.QWEN2_VL: qwen2_vl.RECORD,
+    Family.QWEN2_5_VL: qwen2_vl.RECORD,
 }
 
 __all__ = ["FAMILIES", "FamilyRecord"]

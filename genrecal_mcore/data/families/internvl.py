@@ -5,6 +5,7 @@ Source: `processing_internvl.py` and `convert_internvl_weights_to_hf.py` of tran
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,10 +27,31 @@ def position_ids(length: int, images: Sequence[tuple[int, tuple[int, int] | None
     return torch.arange(length)
 
 
+NATIVE_CHAT = ChatFormat(
+    system=None, image_start="<img>", image_end="</img>", image_token="<IMG_CONTEXT>", after_image="\n"
+)
+
+INTERNVL2_5_CHAT = replace(
+    NATIVE_CHAT,
+    system="你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+)
+
+
+def chat(published: dict[str, Any]) -> ChatFormat:
+    """Return the format of a published config: the native one, or the one that `template` names.
+
+    Source: `conversation.py` of OpenGVLab/InternVL. Raises `ValueError` for a template that is not known.
+    """
+    if published.get("model_type") != "internvl_chat":
+        return NATIVE_CHAT
+    template = published.get("template")
+    if template != "internvl2_5":
+        raise ValueError(f"config.json: template {template!r} is not supported; expected 'internvl2_5'")
+    return INTERNVL2_5_CHAT
+
+
 RECORD = FamilyRecord(
-    chat=ChatFormat(
-        system=None, image_start="<img>", image_end="</img>", image_token="<IMG_CONTEXT>", after_image="\n"
-    ),
+    chat=chat,
     image_tokens=image_tokens,
     position_ids=position_ids,
 )

@@ -59,14 +59,16 @@ def position_ids(length: int, images: Sequence[tuple[int, tuple[int, int] | None
     return positions
 
 
+CHAT = ChatFormat(
+    system="You are a helpful assistant.",
+    image_start="<|vision_start|>",
+    image_end="<|vision_end|>",
+    image_token="<|image_pad|>",
+    after_image="",
+)
+
 RECORD = FamilyRecord(
-    chat=ChatFormat(
-        system="You are a helpful assistant.",
-        image_start="<|vision_start|>",
-        image_end="<|vision_end|>",
-        image_token="<|image_pad|>",
-        after_image="",
-    ),
+    chat=lambda _: CHAT,
     image_tokens=image_tokens,
     position_ids=position_ids,
 )

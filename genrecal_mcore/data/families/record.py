@@ -17,7 +17,8 @@ ImageTokens = tuple[tuple[int, ...], tuple[int, int] | None]
 class FamilyRecord:
     """How a family renders a conversation and its images."""
 
-    chat: ChatFormat
+    chat: Callable[[dict[str, Any]], ChatFormat]
+    """config.json as published -> chat format."""
     image_tokens: Callable[[Any, dict[str, Any], tuple[int, int]], ImageTokens]
     """(image processor, config.json, (width, height)) -> tokens, without looking at pixels."""
     position_ids: Callable[[int, Sequence[tuple[int, tuple[int, int] | None]]], torch.Tensor]

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint_tools.hf_folder import language_body_spec
+from genrecal_mcore.layouts import language_body_spec
 
 TEXT_SIZES = {
     "hidden_size": 48,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from checkpoint_tools.families.decoder import decoder_entries
+from checkpoint_tools.decoder import decoder_entries
 from checkpoint_tools.transforms import fuse_gate_up, fuse_qkv, merge_qkv, rename, split_qkv
 from genrecal_mcore.config import LanguageBodySpec
 
