@@ -134,6 +134,7 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
     index = build_index(
         config.data, processors, rank=rank, world_size=layout.world_size, gather=gather_over_world
     )
+    check_positions(config, index)
     if rank == 0:
         write_skipped(config.run.dir / "skipped.jsonl", index)
     checkpoint = latest_checkpoint(config.run.dir) if resume else None
@@ -149,6 +150,19 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
         checkpoint=checkpoint,
         first_step=read_run_state(checkpoint).step if checkpoint else 0,
     )
+
+
+def check_positions(config: RunConfig, index: SampleIndex) -> None:
+    """Raise `ValueError` when a sample is longer than the positions that the teacher's RoPE was made for."""
+    if config.teacher is None:
+        return
+    limit = validate_teacher_folder(config.teacher.checkpoint).language.max_position_embeddings
+    longest = max(facts.teacher_tokens for facts in index.facts)
+    if longest > limit:
+        raise ValueError(
+            f"data.max_tokens: a sample has {longest} tokens, but the teacher has {limit} positions; "
+            f"set data.max_tokens to {limit} to skip such samples"
+        )
 
 
 def gather_over_world(local: list) -> list[list]:
