@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from checkpoint_tools.command_line import run_command
+from checkpoint_tools.command_line import progress_bar, run_command
 from genrecal_mcore.cli.quiet import quiet_imports
 
 
@@ -30,7 +30,8 @@ def main(
     quiet_imports()
     from checkpoint_tools.conversion import convert_to_mcore
 
-    convert_to_mcore(hf_path, out, dtype=dtype, verify=verify, overwrite=overwrite)
+    with progress_bar() as progress:
+        convert_to_mcore(hf_path, out, dtype=dtype, verify=verify, overwrite=overwrite, progress=progress)
     typer.echo(f"{hf_path} -> {out}" + (" (round trip verified)" if verify else ""))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from checkpoint_tools.command_line import run_command
+from checkpoint_tools.command_line import progress_bar, run_command
 from genrecal_mcore.cli.quiet import quiet_imports
 
 
@@ -24,7 +24,8 @@ def main(
     quiet_imports()
     from checkpoint_tools.conversion import convert_to_hf
 
-    convert_to_hf(mcore_path, out, overwrite=overwrite)
+    with progress_bar() as progress:
+        convert_to_hf(mcore_path, out, overwrite=overwrite, progress=progress)
     typer.echo(f"{mcore_path} -> {out}")
 
 
