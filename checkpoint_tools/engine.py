@@ -10,7 +10,7 @@ from checkpoint_tools.decoder import decoder_entries
 from checkpoint_tools.transforms import Entry
 from genrecal_mcore.config import LanguageBodySpec
 from genrecal_mcore.layouts import Checkpoint
-from genrecal_mcore.models import native_shapes
+from genrecal_mcore.native import native_shapes
 
 HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
 LANGUAGE_PREFIX = "model.language_model."

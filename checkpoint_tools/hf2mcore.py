@@ -4,6 +4,11 @@ Example: python checkpoint_tools/hf2mcore.py --hf-path models/InternVL2_5-78B --
 --verify
 """
 
+import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its inspect.py would hide the standard library's
+
 from pathlib import Path
 from typing import Annotated, Literal
 

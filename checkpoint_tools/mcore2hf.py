@@ -3,6 +3,11 @@
 Example: python checkpoint_tools/mcore2hf.py --mcore-path checkpoints/teacher --out models/teacher-again
 """
 
+import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: its inspect.py would hide the standard library's
+
 from pathlib import Path
 from typing import Annotated
 

@@ -8,6 +8,7 @@ from genrecal_mcore.config.loading import ConfigError, load_run_config, write_ru
 from genrecal_mcore.config.run_config import DataConfig, DataSource, MeshConfig, RunConfig, TrainConfig
 from genrecal_mcore.config.teacher_manifest import (
     LanguageBodySpec,
+    LayoutName,
     TeacherManifest,
     load_teacher_manifest,
     validate_teacher_folder,
@@ -19,6 +20,7 @@ __all__ = [
     "DataSource",
     "Family",
     "LanguageBodySpec",
+    "LayoutName",
     "MeshConfig",
     "RunConfig",
     "TeacherManifest",

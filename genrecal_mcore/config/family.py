@@ -17,6 +17,7 @@ class Family(StrEnum):
     QWEN2_VL = "qwen2_vl"
     QWEN2_5_VL = "qwen2_5_vl"
     INTERNVL = "internvl"
+    NVLM_D = "nvlm_d"
 
 
 _FAMILY_OF_MODEL_TYPE = {
@@ -24,6 +25,8 @@ _FAMILY_OF_MODEL_TYPE = {
     "qwen2_5_vl": Family.QWEN2_5_VL,
     "internvl": Family.INTERNVL,
     "internvl_chat": Family.INTERNVL,
+    "nvlm_d": Family.NVLM_D,
+    "NVLM_D": Family.NVLM_D,
 }
 """`model_type` of a published or native config."""
 

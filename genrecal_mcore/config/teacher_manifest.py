@@ -20,6 +20,7 @@ from genrecal_mcore.config.family import Family, family_of_hf_folder
 
 MANIFEST_NAME = "teacher.json"
 FORMAT_VERSION: Literal[1] = 1
+LayoutName = Literal["native_old", "native_new", "internvl_chat", "NVLM_D", "NVLM_D_dummy_heads"]
 
 
 class LanguageBodySpec(BaseModel):
@@ -53,7 +54,7 @@ class TeacherManifest(BaseModel):
     """Name of the torch dtype of every stored tensor."""
     source: str
     """Name of the Hugging Face folder it was converted from."""
-    source_layout: Literal["native_old", "native_new", "internvl_chat"]
+    source_layout: LayoutName
     """How the source's files name and pack their tensors (see `layouts`)."""
     language: LanguageBodySpec
     digests: dict[str, str]

@@ -22,6 +22,7 @@ class ChatFormat:
 
     system: str | None
     """System message that stands before every conversation, if any."""
+    starts_with_bos: bool = False
     start_of_turn: str = "<|im_start|>"
     end_of_turn: str = "<|im_end|>"
     after_turn: str = "\n"
@@ -30,6 +31,10 @@ class ChatFormat:
     image_token: str
     after_image: str
     """Text between an image and what follows; a newline after the placeholder is replaced by it."""
+    tile_tag: str | None = None
+    """Plain text before each tile, `{}` for its number; an image's start and end are then plain text too."""
+    last_tile_tag: str = ""
+    """Plain text before the last tile of an image, which is the thumbnail or the only one."""
 
 
 @dataclass(slots=True)
@@ -73,8 +78,30 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return int(number)
 
 
+def add_image(builder: TokenBuilder, chat: ChatFormat, tokens_per_tile: Sequence[int]) -> None:
+    """Add an image: its tags and the tokens that its features replace."""
+    if chat.tile_tag is None:
+        builder.special(chat.image_start)
+        builder.images.append((len(builder.ids), sum(tokens_per_tile)))
+        builder.special(chat.image_token, sum(tokens_per_tile))
+        builder.special(chat.image_end)
+    else:
+        builder.text(chat.image_start)
+        builder.images.append((len(builder.ids), sum(tokens_per_tile)))
+        for number, count in enumerate(tokens_per_tile, start=1):
+            is_last = number == len(tokens_per_tile)
+            builder.text(chat.last_tile_tag if is_last else chat.tile_tag.format(number))
+            builder.special(chat.image_token, count)
+        builder.text(chat.image_end)
+    builder.text(chat.after_image)
+
+
 def add_question(
-    builder: TokenBuilder, chat: ChatFormat, question: str, image_tokens: Sequence[int], first_image: int
+    builder: TokenBuilder,
+    chat: ChatFormat,
+    question: str,
+    image_tokens: Sequence[Sequence[int]],
+    first_image: int,
 ) -> int:
     """Add one user turn and the assistant's header; return how many images have been used so far."""
     builder.special(chat.start_of_turn)
@@ -82,11 +109,7 @@ def add_question(
     used = first_image
     for number, text in enumerate(_IMAGE.split(question)):
         if number:
-            builder.special(chat.image_start)
-            builder.images.append((len(builder.ids), image_tokens[used]))
-            builder.special(chat.image_token, image_tokens[used])
-            builder.special(chat.image_end)
-            builder.text(chat.after_image)
+            add_image(builder, chat, image_tokens[used])
             used += 1
         builder.text(text)
     builder.special(chat.end_of_turn)
@@ -97,8 +120,10 @@ def add_question(
     return used
 
 
-def add_system(builder: TokenBuilder, chat: ChatFormat) -> None:
-    """Add the system turn, if the format has one."""
+def add_start(builder: TokenBuilder, chat: ChatFormat) -> None:
+    """Add what stands before the first question: the begin-of-text token, the system turn."""
+    if chat.starts_with_bos:
+        builder.special(builder.tokenizer.bos_token)
     if chat.system is not None:
         builder.special(chat.start_of_turn)
         builder.text(f"system\n{chat.system}")
@@ -107,14 +132,17 @@ def add_system(builder: TokenBuilder, chat: ChatFormat) -> None:
 
 
 def render_conversation(
-    tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, turns: Sequence[Turn], image_tokens: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatFormat,
+    turns: Sequence[Turn],
+    image_tokens: Sequence[Sequence[int]],
 ) -> tuple[TokenBuilder, tuple[AnswerSpan, ...]]:
     """Return the tokens of a conversation up to the last end-of-turn token, and the span of each answer.
 
-    `image_tokens` holds the number of image tokens of each image.
+    `image_tokens` holds, for each image, the number of image tokens of each tile.
     """
     builder = TokenBuilder(tokenizer)
-    add_system(builder, chat)
+    add_start(builder, chat)
     spans: list[AnswerSpan] = []
     used = 0
     for turn in turns:

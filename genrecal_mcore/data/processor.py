@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,29 @@ from transformers import (
 )
 
 from genrecal_mcore.config import Family, family_of_hf_folder
-from genrecal_mcore.data.chat import TokenBuilder, add_question, add_system, render_conversation, token_id
+from genrecal_mcore.data.chat import TokenBuilder, add_question, add_start, render_conversation, token_id
 from genrecal_mcore.data.families import FAMILIES, FamilyRecord
 from genrecal_mcore.data.families.record import ImageTokens
+from genrecal_mcore.data.internlm2_tokenizer import load_internlm2_tokenizer
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
-from genrecal_mcore.layouts import native_config_of, read_json_object
+from genrecal_mcore.layouts import is_native, native_config_of, read_json_object
 
 ImageSize = tuple[int, int]
 """Width, height in pixels."""
 
-DIGESTED_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "config.json")
+DIGESTED_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+DEFAULT_MAX_TILES = {"internvl_chat": 12, "NVLM_D": 6}
+"""By `model_type`, where the published config does not say."""
 
 
 class ModelProcessor:
@@ -37,8 +50,9 @@ class ModelProcessor:
     ) -> None:
         self.folder = folder
         self.record = record
-        self.chat = record.chat(read_json_object(folder / "config.json"))
         self.tokenizer = tokenizer
+        chat = record.chat(read_json_object(folder / "config.json"))
+        self.chat = replace(chat, starts_with_bos=_starts_with_bos(tokenizer))
         self.image_processor = image_processor
         self.hf_config = native_config_of(folder)
         self.end_of_turn_id = token_id(tokenizer, self.chat.end_of_turn)
@@ -67,7 +81,7 @@ class ModelProcessor:
         Raises `BrokenSample` when an answer does not decode back from its span.
         """
         tokens = self._image_tokens(image_sizes)
-        counts = [sum(items) for items, _ in tokens]
+        counts = [items for items, _ in tokens]
         builder, spans = render_conversation(self.tokenizer, self.chat, sample.turns, counts)
         for turn, (start, end) in zip(sample.turns, spans, strict=True):
             self._check_answer(turn, builder.ids[start : end - 1])
@@ -130,10 +144,10 @@ class ModelProcessor:
     def render_prompt(self, turns: Sequence[Turn], image_sizes: Sequence[ImageSize]) -> list[int]:
         """Return the tokens before the last turn's answer: what the model is asked to continue."""
         tokens = self._image_tokens(image_sizes)
-        counts = [sum(items) for items, _ in tokens]
+        counts = [items for items, _ in tokens]
         if len(turns) == 1:
             builder = TokenBuilder(self.tokenizer)
-            add_system(builder, self.chat)
+            add_start(builder, self.chat)
             add_question(builder, self.chat, turns[0].question, counts, 0)
             return builder.ids
         builder, spans = render_conversation(self.tokenizer, self.chat, turns, counts)
@@ -173,22 +187,39 @@ def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor
     found = family_of_hf_folder(folder)
     if family is not None and found != family:
         raise ValueError(f"{folder} is of family {found.value}, but {family.value} was expected")
-    for name in ("tokenizer_config.json", "preprocessor_config.json"):
+    published = read_json_object(folder / "config.json")
+    needed = ("tokenizer_config.json", *(["preprocessor_config.json"] if is_native(published) else []))
+    for name in needed:
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; a model's folder must hold this file")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return ModelProcessor(folder, FAMILIES[found], tokenizer, load_image_processor(folder))
+    return ModelProcessor(folder, FAMILIES[found], load_tokenizer(folder), load_image_processor(folder))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a folder's tokenizer; no code from the folder is run, although InternLM2's asks for it."""
+    body = read_json_object(folder / "config.json").get("llm_config") or {}
+    if body.get("architectures") == ["InternLM2ForCausalLM"] and (folder / "tokenizer.model").is_file():
+        return load_internlm2_tokenizer(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether the tokenizer itself puts its begin-of-text token before a text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("")["input_ids"][:1] == [bos]
 
 
 def load_image_processor(folder: Path) -> Any:
-    """Load a folder's image processor; the `internvl_chat` layout has its settings in `config.json`.
+    """Load a folder's image processor; layouts that are not native have its settings in `config.json`.
 
-    Such folders hold a CLIP processor's file, which their makers' own code does not read: tiles, mean and
+    Such folders may hold a CLIP processor's file, which their makers' own code does not read: tiles, mean and
     deviation are those of `dynamic_preprocess` in OpenGVLab/InternVL.
     """
     published = read_json_object(folder / "config.json")
-    if published.get("model_type") != "internvl_chat":
+    if is_native(published):
         return AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not published.get("use_thumbnail", True):
+        raise ValueError(f"{folder / 'config.json'}: use_thumbnail false is not supported; expected true")
     size = published["force_image_size"]
     return GotOcr2ImageProcessor(
         size={"height": size, "width": size},
@@ -196,5 +227,5 @@ def load_image_processor(folder: Path) -> Any:
         image_std=[0.229, 0.224, 0.225],
         crop_to_patches=published.get("dynamic_image_size", True),
         min_patches=published.get("min_dynamic_patch", 1),
-        max_patches=published.get("max_dynamic_patch", 12),
+        max_patches=published.get("max_dynamic_patch", DEFAULT_MAX_TILES[published["model_type"]]),
     )

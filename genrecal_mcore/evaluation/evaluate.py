@@ -12,13 +12,14 @@ from shutil import rmtree
 from typing import Literal
 
 import torch
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from genrecal_mcore.config import DataConfig, DataSource, family_of_hf_folder
 from genrecal_mcore.data import Sample, build_index, load_processor
 from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
 from genrecal_mcore.evaluation.generate import generate_answers
 from genrecal_mcore.evaluation.score import OTHER, YES_NO, Scores, exact_match, kinds_of, score
+from genrecal_mcore.native import load_native_model
 from genrecal_mcore.observability import EvaluationTable
 
 logger = logging.getLogger(__name__)
@@ -114,23 +115,8 @@ def _percent_of_kind(scores: Scores, kind: str) -> str:
 
 
 def _load_model(folder: Path, device: str) -> PreTrainedModel:
-    """Load a Hugging Face VLM in its stored dtype.
-
-    `models.load_student` does the same for training, but its room needs megatron-core and this one must not.
-    """
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype="auto",
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} tensors of {type(model).__name__}, e.g. {missing[:3]}"
-        )
+    """Load a VLM of any published layout in its stored dtype."""
+    model = load_native_model(folder, dtype="auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval()

@@ -10,14 +10,17 @@ from typing import Any, Protocol
 
 import torch
 
-from genrecal_mcore.config import Family, LanguageBodySpec, family_of_hf_config
-from genrecal_mcore.layouts import internvl_chat, native
+from genrecal_mcore.config import Family, LanguageBodySpec, LayoutName, family_of_hf_config
+from genrecal_mcore.layouts import internvl_chat, native, nvlm_d
 from genrecal_mcore.layouts.folder import HfFolder, open_hf_folder, read_json_object
 from genrecal_mcore.layouts.language_spec import language_body_spec
 from genrecal_mcore.layouts.rows import Row
 
-IMAGE_TOKENS = {"internvl_chat": "<IMG_CONTEXT>"}
-"""Token that an image's features replace; the published config does not hold its id."""
+IMAGE_TOKENS = {"internvl_chat": "<IMG_CONTEXT>", "NVLM_D": "<|vision_pad|>"}
+"""By `model_type` of the layouts that are not native: the token that an image's features replace.
+
+The published config does not hold its id.
+"""
 
 
 class TensorSource(Protocol):
@@ -31,8 +34,8 @@ class TensorSource(Protocol):
 class Layout:
     """How a checkpoint's files name and pack their tensors."""
 
-    name: str
-    """`native_new`, `native_old` or `internvl_chat`."""
+    name: LayoutName
+    """One of `config.LayoutName`."""
     rows: tuple[Row, ...]
 
     def native_names(self, published: str) -> tuple[str, ...] | None:
@@ -44,12 +47,14 @@ class Layout:
         return next(((row, name) for row in self.rows if (name := row.published_name(key))), None)
 
 
-def layout_named(name: str, family: Family, published: Mapping[str, Any]) -> Layout:
+def layout_named(name: LayoutName, family: Family, published: Mapping[str, Any]) -> Layout:
     """Return a layout by its name, which a converted teacher keeps."""
     if name == "native_new":
         return Layout(name, native.NEW)
     if name == "native_old":
         return Layout(name, native.INTERNVL_OLD if family == Family.INTERNVL else native.QWEN2_VL_OLD)
+    if name in ("NVLM_D", "NVLM_D_dummy_heads"):
+        return Layout(name, nvlm_d.rows(keeps_dummy_heads=name == "NVLM_D_dummy_heads"))
     return Layout(name, internvl_chat.rows(published))
 
 
@@ -94,7 +99,10 @@ class Checkpoint:
     def _split(self, published: str, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
         found = next(row for row in self.layout.rows if row.native_names(published))
         try:
-            return found.split(tensor, self.config)
+            parts = found.split(tensor, self.config)
+            if len(parts) != len(found.native):  # `chunk` gives fewer parts of a tensor that is too small
+                raise RuntimeError(f"expected {len(found.native)} parts, found {len(parts)}")
+            return parts
         except RuntimeError as error:
             raise ValueError(
                 f"{self.folder.file_of[published]}: tensor {published} of shape {tuple(tensor.shape)} does "
@@ -112,12 +120,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     family = family_of_hf_config(folder.config, where=str(path / "config.json"))
     model_type = folder.config["model_type"]
     keys = list(folder.file_of)
-    config: Mapping[str, Any] = folder.config
-    if model_type in IMAGE_TOKENS:
-        name = model_type
-        config = native_config_of(path)
-    else:
-        name = "native_new" if native.is_new(keys) else "native_old"
+    name: LayoutName = "native_new" if native.is_new(keys) else "native_old"
+    if model_type == "internvl_chat":
+        name = "internvl_chat"
+    elif model_type == "NVLM_D":
+        name = "NVLM_D_dummy_heads" if nvlm_d.has_dummy_weights(folder, folder.config) else "NVLM_D"
+    config = native_config_of(path, keeps_dummy_heads=name == "NVLM_D_dummy_heads")
     layout = layout_named(name, family, folder.config)
     holder: dict[str, tuple[str, int]] = {}
     unknown = []
@@ -132,16 +140,26 @@ def open_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def native_config_of(path: Path) -> dict[str, Any]:
+def is_native(published: Mapping[str, Any]) -> bool:
+    """Tell whether a config is one of transformers' own classes."""
+    return published.get("model_type") not in IMAGE_TOKENS
+
+
+def native_config_of(path: Path, *, keeps_dummy_heads: bool = False) -> dict[str, Any]:
     """Return the native `config.json` of a folder in any layout; weights need not be there.
 
-    Raises `ValueError` when the folder's files do not describe a model that the native classes compute.
+    Only the weights of NVLM-D say whether its dummy heads can be left out. Raises `ValueError` when the
+    folder's files do not describe a model that the native classes compute.
     """
     published = read_json_object(path / "config.json")
-    model_type = published.get("model_type")
-    if model_type not in IMAGE_TOKENS:
+    if is_native(published):
         return published
+    model_type = published["model_type"]
     image_token_id = token_id_in_files(path, IMAGE_TOKENS[model_type])
+    if model_type == "NVLM_D":
+        return nvlm_d.native_config(
+            published, image_token_id=image_token_id, keeps_dummy_heads=keeps_dummy_heads
+        )
     return internvl_chat.native_config(published, image_token_id=image_token_id)
 
 

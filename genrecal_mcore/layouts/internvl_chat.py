@@ -180,9 +180,9 @@ def _refuse_unsupported(published: Mapping[str, Any]) -> None:
     for name in ("llm_config", "vision_config", "force_image_size"):
         if not published.get(name):
             raise ValueError(f"config.json lacks {name}, which the layout {published['model_type']} has")
-    if published.get("ps_version", "v2") != "v2":
+    if published.get("ps_version") != "v2":  # the makers' own default is v1, which transposes tiles
         raise ValueError(
-            f"config.json: ps_version {published['ps_version']!r} is not supported; expected 'v2'"
+            f"config.json: ps_version {published.get('ps_version')!r} is not supported; expected 'v2'"
         )
     if published.get("use_backbone_lora") or published.get("use_llm_lora"):
         raise ValueError("config.json asks for LoRA adapters; merge them into the weights first")

@@ -4,7 +4,6 @@ This room builds modules and runs them forward. It computes no loss and moves no
 `losses`, `transfer` and `training` for those.
 """
 
-from genrecal_mcore.models.native import build_model, native_class, native_shapes
 from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator
 from genrecal_mcore.models.student import (
     add_lora,
@@ -21,7 +20,6 @@ __all__ = [
     "Recalibrator",
     "TeacherStage",
     "add_lora",
-    "build_model",
     "check_student_folder",
     "initialise_recalibrator",
     "learn_all_but_vision_encoder",
@@ -29,8 +27,6 @@ __all__ = [
     "load_teacher_head",
     "load_teacher_stage",
     "merge_lora",
-    "native_class",
-    "native_shapes",
     "student_body",
     "vision_encoder",
 ]

@@ -13,12 +13,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import PreTrainedModel
 
 from genrecal_mcore.config import family_of_hf_folder
-from genrecal_mcore.layouts import open_checkpoint, read_json_object
-from genrecal_mcore.models.native import model_config, native_class
 from genrecal_mcore.models.vision import image_features, scatter_features
+from genrecal_mcore.native import load_native_model
 
 logger = logging.getLogger(__name__)
 
@@ -51,39 +50,13 @@ def check_student_folder(folder: Path) -> None:
 def load_student(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     """Load a Hugging Face VLM from `folder`, on CPU, nothing learning yet.
 
-    The folder may be in any layout of `layouts`. Raises `ValueError` when it lacks weights that its class
-    needs, naming them.
+    The folder may be in any layout of `layouts`. Raises `ValueError` when its weights are not those of its
+    class, naming them.
     """
-    if read_json_object(folder / "config.json").get("model_type") == "internvl_chat":
-        return _load_published(folder, dtype=dtype)
-    model, info = AutoModelForImageTextToText.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-    )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"student.checkpoint: {folder} lacks {len(missing)} tensors of {type(model).__name__}, "
-            f"e.g. {missing[:3]}"
-        )
-    model.config.use_cache = False
-    return model.requires_grad_(False)
-
-
-def _load_published(folder: Path, *, dtype: torch.dtype) -> PreTrainedModel:
-    checkpoint = open_checkpoint(folder)
-    tensors = {key: checkpoint.read(key) for key in checkpoint.holder}
-    config = model_config(checkpoint.config, checkpoint.family)
-    model, info = native_class(checkpoint.family).from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
-    )
-    problems = [*sorted(info["missing_keys"]), *sorted(info["unexpected_keys"]), *checkpoint.unknown]
-    if problems:
-        raise ValueError(f"student.checkpoint: {folder} does not fit its config.json: {problems[:5]}")
+    try:
+        model = load_native_model(folder, dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"student.checkpoint: {error}") from None
     model.config.use_cache = False
     return model.requires_grad_(False)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from genrecal_mcore.config import Family
-from genrecal_mcore.models.native import build_model
+from genrecal_mcore.native import build_model
 
 
 def image_features(

@@ -1,7 +1,7 @@
-"""InternVL in its native layout: dynamic tiling with a thumbnail, a fixed number of tokens a tile, plain
-positions.
+"""InternVL: dynamic tiling with a thumbnail, a fixed number of tokens a tile, plain positions.
 
-Source: `processing_internvl.py` and `convert_internvl_weights_to_hf.py` of transformers.
+Source: `processing_internvl.py` and `convert_internvl_weights_to_hf.py` of transformers; `conversation.py`
+and `dataset.py` of OpenGVLab/InternVL.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,22 @@ INTERNVL2_5_CHAT = replace(
     system="你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
 )
 
+INTERNVL2_CHAT = replace(
+    NATIVE_CHAT,
+    system=(
+        "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，"
+        "英文名叫InternVL, 是一个有用无害的人工智能助手。"
+    ),
+    after_turn="",
+)
+
+TEMPLATES = {
+    "internvl2_5": INTERNVL2_5_CHAT,
+    "internlm2-chat": INTERNVL2_CHAT,
+    "Hermes-2": INTERNVL2_CHAT,
+}
+"""`template` of a published config: the second and third differ in their makers' training data alone."""
+
 
 def chat(published: dict[str, Any]) -> ChatFormat:
     """Return the format of a published config: the native one, or the one that `template` names.
@@ -44,10 +60,12 @@ def chat(published: dict[str, Any]) -> ChatFormat:
     """
     if published.get("model_type") != "internvl_chat":
         return NATIVE_CHAT
-    template = published.get("template")
-    if template != "internvl2_5":
-        raise ValueError(f"config.json: template {template!r} is not supported; expected 'internvl2_5'")
-    return INTERNVL2_5_CHAT
+    template = str(published.get("template"))
+    if template not in TEMPLATES:
+        raise ValueError(
+            f"config.json: template {template!r} is not supported; expected one of {', '.join(TEMPLATES)}"
+        )
+    return TEMPLATES[template]
 
 
 RECORD = FamilyRecord(

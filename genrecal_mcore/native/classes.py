@@ -13,11 +13,13 @@ from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLForConditionalGeneration
 
 from genrecal_mcore.config import Family
+from genrecal_mcore.native.nvlm_d import NvlmDForConditionalGeneration
 
 _CLASSES: dict[Family, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     Family.QWEN2_VL: (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     Family.QWEN2_5_VL: (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
     Family.INTERNVL: (InternVLConfig, InternVLForConditionalGeneration),
+    Family.NVLM_D: (InternVLConfig, NvlmDForConditionalGeneration),
 }
 
 
