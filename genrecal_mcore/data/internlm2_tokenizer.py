@@ -16,6 +16,7 @@ from typing import Any
 
 from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import generate_merges
 
@@ -72,9 +73,10 @@ def load_internlm2_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
     With `split_special_tokens=True`, text becomes the ids that sentencepiece itself gives, also where it
     spells a special token. There are two exceptions. A piece whose id the folder gives to a special token, as
-    `<|im_end|>` takes that of `[UNUSED_TOKEN_145]`, is not reached from text. And a piece that is the character
-    NUL is used, as when InternLM2 was trained; recent releases of sentencepiece ignore it. No begin-of-text
-    token is added.
+    `<|im_end|>` takes that of `[UNUSED_TOKEN_145]`, is not reached from text. And InternLM2's piece for the
+    character NUL is used, which sentencepiece ignores since 0.2.3 (0.2.2 refuses the whole file).
+
+    Where special tokens are asked for, the begin-of-text token is put first, unless `add_bos_token` is false.
 
     Raises `ValueError` naming the file when one is missing or damaged, when the model has a trait that is not
     handled, and when a token would not have the id that the folder gives it.
@@ -97,6 +99,11 @@ def load_internlm2_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         clean_up_tokenization_spaces=False,
         **_named_tokens(folder / _CONFIG_NAME, config, backend),
     )
+    if tokenizer.bos_token is not None and config.get("add_bos_token", True):
+        first = (tokenizer.bos_token, tokenizer.bos_token_id)
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{first[0]} $A", special_tokens=[first]
+        )
     expected = model.processor.encode(_PROBE)
     found = tokenizer(_PROBE, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     if found != expected:
@@ -242,12 +249,15 @@ def _build_backend(model: BpeModel, declared: dict[int, AddedToken]) -> Tokenize
 
 def _build_bpe(model: BpeModel, added: dict[int, AddedToken]) -> models.BPE:
     """Build the merges of the ordinary pieces; a token of `added` only lends its id a name."""
-    ordinary = {number: piece for number, piece in enumerate(model.pieces) if number not in added}
-    vocab = {piece.text: number for number, piece in ordinary.items()}
-    for number, token in added.items():
-        if number < len(model.pieces):
-            vocab.setdefault(token.content, number)
-    normal = {piece.text: number for number, piece in ordinary.items() if piece.kind == PieceKind.NORMAL}
+    pieces = list(enumerate(model.pieces))
+    names = {number: added[number].content if number in added else piece.text for number, piece in pieces}
+    kept = {piece.text: number for number, piece in pieces if names[number] == piece.text}
+    vocab = {name: number for number, name in names.items()} | kept
+    normal = {
+        piece.text: number
+        for number, piece in pieces
+        if piece.kind == PieceKind.NORMAL and number not in added
+    }
     scores = {text: model.pieces[number].score for text, number in normal.items()}
     return models.BPE(
         vocab=vocab,

@@ -126,19 +126,8 @@ class ModelProcessor:
         pad_to_multiple_of: int = 1,
     ) -> Microbatch:
         """Pad samples on the right to the longest, rounded up to a multiple of `pad_to_multiple_of`."""
-        lengths = tuple(len(sample.input_ids) for sample in rendered)
-        width = -(-max(lengths) // pad_to_multiple_of) * pad_to_multiple_of
-        input_ids = torch.full((len(rendered), width), self.pad_token_id, dtype=torch.int64)
-        for row, sample in zip(input_ids, rendered, strict=True):
-            row[: len(sample.input_ids)] = sample.input_ids
-        positions = torch.stack([_extend(sample.position_ids, width) for sample in rendered], dim=-2)
-        return Microbatch(
-            sample_ids=tuple(sample.sample_id for sample in rendered),
-            input_ids=input_ids,
-            position_ids=positions,
-            lengths=lengths,
-            answer_spans=tuple(sample.answer_spans for sample in rendered),
-            vision=vision,
+        return collate(
+            rendered, vision, pad_token_id=self.pad_token_id, pad_to_multiple_of=pad_to_multiple_of
         )
 
     def render_prompt(self, turns: Sequence[Turn], image_sizes: Sequence[ImageSize]) -> list[int]:
@@ -170,6 +159,30 @@ class ModelProcessor:
                 inputs["image_grid_thw"] = vision.image_grid_thw
                 inputs["mm_token_type_ids"] = ((input_ids == self.image_token_id) & (mask == 1)).long()
         return inputs
+
+
+def collate(
+    rendered: Sequence[RenderedSample],
+    vision: VisionInputs | None,
+    *,
+    pad_token_id: int,
+    pad_to_multiple_of: int,
+) -> Microbatch:
+    """Pad samples on the right to the longest, rounded up to a multiple of `pad_to_multiple_of`."""
+    lengths = tuple(len(sample.input_ids) for sample in rendered)
+    width = -(-max(lengths) // pad_to_multiple_of) * pad_to_multiple_of
+    input_ids = torch.full((len(rendered), width), pad_token_id, dtype=torch.int64)
+    for row, sample in zip(input_ids, rendered, strict=True):
+        row[: len(sample.input_ids)] = sample.input_ids
+    positions = torch.stack([_extend(sample.position_ids, width) for sample in rendered], dim=-2)
+    return Microbatch(
+        sample_ids=tuple(sample.sample_id for sample in rendered),
+        input_ids=input_ids,
+        position_ids=positions,
+        lengths=lengths,
+        answer_spans=tuple(sample.answer_spans for sample in rendered),
+        vision=vision,
+    )
 
 
 def _extend(position_ids: torch.Tensor, width: int) -> torch.Tensor:

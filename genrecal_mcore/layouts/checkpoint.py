@@ -117,7 +117,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     supported.
     """
     folder = open_hf_folder(path)
-    family = family_of_hf_config(folder.config, where=str(path / "config.json"))
+    family_of_hf_config(folder.config, where=str(path / "config.json"))
+    image_token_id = None
+    if not is_native(folder.config):
+        image_token_id = token_id_in_files(path, IMAGE_TOKENS[folder.config["model_type"]])
+    return checkpoint_of(folder, image_token_id=image_token_id)
+
+
+def checkpoint_of(folder: HfFolder, *, image_token_id: int | None) -> Checkpoint:
+    """Describe an open folder; `image_token_id` is needed where the layout is not native."""
+    family = family_of_hf_config(folder.config, where=str(folder.path / "config.json"))
     model_type = folder.config["model_type"]
     keys = list(folder.file_of)
     name: LayoutName = "native_new" if native.is_new(keys) else "native_old"
@@ -125,7 +134,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         name = "internvl_chat"
     elif model_type == "NVLM_D":
         name = "NVLM_D_dummy_heads" if nvlm_d.has_dummy_weights(folder, folder.config) else "NVLM_D"
-    config = native_config_of(path, keeps_dummy_heads=name == "NVLM_D_dummy_heads")
+    config = _native_config(folder.config, image_token_id, keeps_dummy_heads=name == "NVLM_D_dummy_heads")
     layout = layout_named(name, family, folder.config)
     holder: dict[str, tuple[str, int]] = {}
     unknown = []
@@ -145,18 +154,26 @@ def is_native(published: Mapping[str, Any]) -> bool:
     return published.get("model_type") not in IMAGE_TOKENS
 
 
-def native_config_of(path: Path, *, keeps_dummy_heads: bool = False) -> dict[str, Any]:
+def native_config_of(path: Path) -> dict[str, Any]:
     """Return the native `config.json` of a folder in any layout; weights need not be there.
 
-    Only the weights of NVLM-D say whether its dummy heads can be left out. Raises `ValueError` when the
-    folder's files do not describe a model that the native classes compute.
+    Only the weights of NVLM-D say whether its dummy heads can be left out: here they are. Raises `ValueError`
+    when the folder's files do not describe a model that the native classes compute.
     """
     published = read_json_object(path / "config.json")
     if is_native(published):
         return published
-    model_type = published["model_type"]
-    image_token_id = token_id_in_files(path, IMAGE_TOKENS[model_type])
-    if model_type == "NVLM_D":
+    image_token_id = token_id_in_files(path, IMAGE_TOKENS[published["model_type"]])
+    return _native_config(published, image_token_id, keeps_dummy_heads=False)
+
+
+def _native_config(
+    published: dict[str, Any], image_token_id: int | None, *, keeps_dummy_heads: bool
+) -> dict[str, Any]:
+    if is_native(published):
+        return published
+    assert image_token_id is not None
+    if published["model_type"] == "NVLM_D":
         return nvlm_d.native_config(
             published, image_token_id=image_token_id, keeps_dummy_heads=keeps_dummy_heads
         )
