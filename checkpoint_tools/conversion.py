@@ -3,29 +3,31 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from checkpoint_tools.engine import (
-    ConversionPlan,
-    OnMeta,
-    Source,
-    TeacherTensors,
-    merged,
-    merged_shape,
-    plan_conversion,
-)
+from checkpoint_tools.engine import ConversionPlan, OnMeta, Source, TeacherTensors, plan_conversion
+from checkpoint_tools.loadable import check_loads_at
 from checkpoint_tools.mcore_folder import LanguageReader, write_manifest, write_megatron_metadata
+from checkpoint_tools.pieces import (
+    MARKERS,
+    FinishedPiece,
+    Piece,
+    finished_piece,
+    pieces_of,
+    write_pieces,
+)
 from checkpoint_tools.streaming import (
     Advance,
     TensorSpec,
     cut_into_pieces,
     finish_language,
-    write_language_piece,
     write_safetensors,
 )
+from checkpoint_tools.workspace import PLAN_NAME, check_free_space, replacing
 from genrecal_mcore.config import TeacherManifest, validate_teacher_folder
 from genrecal_mcore.layouts import (
     Checkpoint,
@@ -36,10 +38,13 @@ from genrecal_mcore.layouts import (
     read_json_object,
     tensor_names,
 )
+from genrecal_mcore.models.teacher import check_divisible
+from genrecal_mcore.parallel import MeshSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHT_NAMES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
-PIECE_BYTES = 2 * 2**30
+PIECES_VERSION = 1
+"""Raised when the same source would be cut or written otherwise."""
 SHARD_BYTES = 5 * 10**9
 
 Progress = Callable[[int], Advance]
@@ -52,78 +57,103 @@ def no_progress(total_bytes: int) -> Advance:
     return lambda _: None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How to convert."""
+
+    dtype: str | None = None
+    """Name of a torch dtype, or None for the source's."""
+    mesh: MeshSpec = MeshSpec(name="teacher")
+    """Layout that the teacher must be able to run at; its tensors load at any other that divides it."""
+    verify: bool = False
+    """Convert back and compare every tensor bit by bit; let every rank of `mesh` look for its parts."""
+    jobs: int = 1
+    """Processes that write."""
+    overwrite: bool = False
+    resume: bool = False
+    """Go on from the pieces that an interrupted call with the same options has finished."""
+
+
 def convert_to_mcore(
-    source: Path,
-    out: Path,
-    *,
-    dtype: str | None,
-    verify: bool,
-    overwrite: bool,
-    progress: Progress = no_progress,
+    source: Path, out: Path, options: Options = Options(), *, progress: Progress = no_progress
 ) -> None:
     """Convert a Hugging Face VLM of any known layout into a teacher folder, one tensor in memory at a time.
 
-    `dtype`: name of a torch dtype, or None for the source's. `verify`: convert back and compare every tensor
-    bit by bit. Raises `ValueError` for anything wrong with the source or the target; `out` is then as it was.
+    Raises `ValueError` for anything wrong with the source or the target; `out` is then as it was.
     """
-    with replacing(out, source=source, overwrite=overwrite) as make_partial:
+    with replacing(out, source=source, overwrite=options.overwrite) as workspace:
         checkpoint = open_checkpoint(source)
         plan = plan_conversion(checkpoint)
-        torch_dtype = getattr(torch, dtype) if dtype else stored_dtype(checkpoint)
-        language, vision, head = tensor_specs(plan, torch_dtype)
-        num_bytes = sum(spec.num_bytes for spec in (*language, *vision, head))
-        check_free_space(out, num_bytes)
-        partial, advance = make_partial(), progress(num_bytes)
-        write_language(partial / "language", plan, language, advance)
-        read_vision = lambda name: checkpoint.read(f"model.{name}")  # noqa: E731
-        write_safetensors(partial / "vision" / "model.safetensors", vision, read_vision, advance)
-        native = json.dumps(checkpoint.config, indent=2) + "\n"
-        (partial / "vision" / "config.json").write_text(native, encoding="utf-8")
-        read_head = lambda _: checkpoint.read(plan.head)  # noqa: E731
-        write_safetensors(partial / "head" / "model.safetensors", [head], read_head, advance)
-        copy_without_weights(source, partial / "tokenizer")
-        if verify:
-            verify_round_trip(plan, partial, torch_dtype)
-        manifest = TeacherManifest(
-            family=checkpoint.family,
-            dtype=str(torch_dtype).removeprefix("torch."),
-            source=source.resolve().name,
-            source_layout=checkpoint.layout.name,
-            language=plan.spec,
-            digests={},
-            verified=("round_trip",) if verify else (),
-        )
-        write_manifest(partial, manifest)
+        _check_mesh(plan, options.mesh)
+        dtype = getattr(torch, options.dtype) if options.dtype else stored_dtype(checkpoint)
+        pieces = pieces_of(plan, dtype)
+        identity = _identity(checkpoint, dtype)
+        if options.resume:
+            folder = workspace.go_on(identity)
+        else:
+            folder = workspace.begin()
+            (folder / PLAN_NAME).write_text(json.dumps(identity), encoding="utf-8")
+        finished = {piece: done for piece in pieces if (done := finished_piece(folder, piece))}
+        workspace.num_finished = len(finished)
+        missing = [piece for piece in pieces if piece not in finished]
+        check_free_space(out, sum(piece.num_bytes for piece in missing))
+        advance = progress(sum(piece.num_bytes for piece in pieces))
+        advance(sum(piece.num_bytes for piece in finished))
+        for piece, done in write_pieces(plan, folder, missing, jobs=options.jobs, advance=advance):
+            finished[piece] = done
+            workspace.num_finished += 1
+        _finish(plan, folder, pieces, finished)
+        if options.verify:
+            verify_round_trip(plan, folder, dtype)
+            check_loads_at(plan.spec, folder / "language", options.mesh)
+        manifest = _manifest(plan, source, dtype, options)
+        shutil.rmtree(folder / MARKERS)
+        (folder / PLAN_NAME).unlink()
+        write_manifest(folder, manifest, known={done.file: done.sha256 for done in finished.values()})
 
 
-def tensor_specs(
-    plan: ConversionPlan, dtype: torch.dtype
-) -> tuple[list[TensorSpec], list[TensorSpec], TensorSpec]:
-    """Return what is written into `language`, `vision` and `head`."""
-    checkpoint = plan.checkpoint
-    language = [
-        TensorSpec(name=entry.mcore, shape=merged_shape(entry, plan), dtype=dtype) for entry in plan.entries
-    ]
-    vision = [
-        TensorSpec(name=key.removeprefix("model."), shape=checkpoint.shape(key), dtype=dtype)
-        for key in plan.vision
-    ]
-    return language, vision, TensorSpec(name="weight", shape=checkpoint.shape(plan.head), dtype=dtype)
+def _check_mesh(plan: ConversionPlan, mesh: MeshSpec) -> None:
+    try:
+        check_divisible(plan.spec, mesh)
+    except ValueError as error:
+        raise ValueError(str(error).replace("mesh.teacher.", "--")) from None
 
 
-def write_language(folder: Path, plan: ConversionPlan, specs: list[TensorSpec], advance: Advance) -> None:
-    """Write the language body as a `torch_dist` checkpoint of whole tensors, loadable at any tp x pp."""
-    entry_of = {entry.mcore: entry for entry in plan.entries}
-    pieces = cut_into_pieces(specs, max_bytes=PIECE_BYTES)
-    stored = [
-        tensor
-        for number, piece in enumerate(pieces)
-        for tensor in write_language_piece(
-            folder, number, piece, lambda name: merged(entry_of[name], plan), advance
-        )
-    ]
-    finish_language(folder, pieces, stored)
-    write_megatron_metadata(folder)
+def _identity(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what two calls must agree in so that the second can go on from the first's pieces."""
+    files = sorted({*checkpoint.folder.file_of.values(), checkpoint.folder.path / "config.json"})
+    return {
+        "source": {file.name: [(s := file.stat()).st_size, s.st_mtime_ns] for file in files},
+        "--dtype": str(dtype),
+        "version of the converter": PIECES_VERSION,
+    }
+
+
+def _finish(
+    plan: ConversionPlan, folder: Path, pieces: list[Piece], finished: dict[Piece, FinishedPiece]
+) -> None:
+    """Write what stands beside the pieces."""
+    language = [piece for piece in pieces if piece.part == "language"]
+    stored = [tensor for piece in language for tensor in finished[piece].stored]
+    finish_language(folder / "language", [piece.specs for piece in language], stored)
+    write_megatron_metadata(folder / "language")
+    native = json.dumps(plan.checkpoint.config, indent=2) + "\n"
+    (folder / "vision" / "config.json").write_text(native, encoding="utf-8")
+    copy_without_weights(plan.checkpoint.folder.path, folder / "tokenizer")
+
+
+def _manifest(plan: ConversionPlan, source: Path, dtype: torch.dtype, options: Options) -> TeacherManifest:
+    mesh = options.mesh
+    verified = ("round_trip", f"loads_at_tp{mesh.tp}_pp{mesh.pp}") if options.verify else ()
+    return TeacherManifest(
+        family=plan.checkpoint.family,
+        dtype=str(dtype).removeprefix("torch."),
+        source=source.resolve().name,
+        source_layout=plan.checkpoint.layout.name,
+        language=plan.spec,
+        digests={},
+        verified=verified,
+    )
 
 
 def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
@@ -184,15 +214,32 @@ def convert_to_hf(source: Path, out: Path, *, overwrite: bool, progress: Progres
         return published_tensors(layout, native, keys, values)
 
     specs = [TensorSpec(name=n, shape=tuple(t.shape), dtype=dtype) for n, t in stream(OnMeta(tensors))]
-    with replacing(out, source=source, overwrite=overwrite) as make_partial:
+    with replacing(out, source=source, overwrite=overwrite) as workspace:
         num_bytes = sum(spec.num_bytes for spec in specs)
         check_free_space(out, num_bytes)
-        partial, advance = make_partial(), progress(num_bytes)
-        copy_without_weights(source / "tokenizer", partial)
+        folder, advance = workspace.begin(), progress(num_bytes)
+        copy_without_weights(source / "tokenizer", folder)
+        _set_dtype(folder / "config.json", manifest.dtype)
         values = stream(tensors)
         write_shards(
-            partial, cut_into_pieces(specs, max_bytes=SHARD_BYTES), lambda _: next(values)[1], advance
+            folder, cut_into_pieces(specs, max_bytes=SHARD_BYTES), lambda _: next(values)[1], advance
         )
+
+
+def _set_dtype(path: Path, dtype: str) -> None:
+    """Say in a published config which dtype the files have, where a conversion has cast them."""
+    config = read_json_object(path)
+    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
+    stale = [
+        (section, name)
+        for section in sections
+        for name in ("dtype", "torch_dtype")
+        if section.get(name) not in (None, dtype)
+    ]
+    for section, name in stale:
+        section[name] = dtype
+    if stale:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_shards(
@@ -228,49 +275,3 @@ def copy_without_weights(source: Path, target: Path) -> None:
         is_weight = any(path.match(pattern) for pattern in WEIGHT_NAMES)
         if path.is_file() and not is_weight and not path.name.startswith("."):
             shutil.copyfile(path, target / path.name)
-
-
-def check_free_space(out: Path, num_bytes: int) -> None:
-    """Raise `ValueError` when the disk that `out` will be on has less than `num_bytes` free."""
-    existing = next(path for path in out.resolve().parents if path.exists())
-    free = shutil.disk_usage(existing).free
-    if free < num_bytes:
-        raise ValueError(
-            f"{out} needs {num_bytes} bytes, but {existing} has {free} free; choose another --out"
-        )
-
-
-@contextmanager
-def replacing(out: Path, *, source: Path, overwrite: bool) -> Iterator[Callable[[], Path]]:
-    """Give a function that makes a folder beside `out` to write into, and rename that to `out` at the end.
-
-    Raises `ValueError` before anything is written when `out` exists and `overwrite` is not given, when it is
-    not a folder, or when it and `source` lie in each other. A failure removes what was written.
-    """
-    out = out.resolve()
-    check_target(out, source=source.resolve(), overwrite=overwrite)
-    partial = out.with_name(f".partial_{out.name}")
-
-    def make_partial() -> Path:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        return partial
-
-    try:
-        yield make_partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_target(out: Path, *, source: Path, overwrite: bool) -> None:
-    """Raise `ValueError` when `out` cannot be written; both paths are resolved."""
-    if out == source or out in source.parents or source in out.parents:
-        raise ValueError(f"{out} and the source {source} lie in each other; choose another --out")
-    blocking = next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None)
-    if blocking is not None:
-        raise ValueError(f"{blocking} is a file; choose another --out")
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists; choose another --out or pass --overwrite")

@@ -25,19 +25,37 @@ def main(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Cast to this; otherwise as stored."),
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Convert back and compare bit by bit.")] = False,
+    tp: Annotated[int, typer.Option(min=1, help="Tensor-parallel size that it must load at.")] = 1,
+    pp: Annotated[int, typer.Option(min=1, help="Pipeline-parallel size that it must load at.")] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the way back bit by bit; try --tp x --pp.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that write.")] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where an interrupted conversion stopped.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it exists.")] = False,
 ) -> None:
-    """Convert a Hugging Face VLM into a teacher folder.
+    """Convert a Hugging Face VLM into a teacher folder, which loads at any tp x pp that divides its sizes.
 
     Example: python checkpoint_tools/hf2mcore.py --hf-path models/InternVL2_5-78B --out checkpoints/teacher
     """
     quiet_imports()
-    from checkpoint_tools.conversion import convert_to_mcore
+    from checkpoint_tools.conversion import Options, convert_to_mcore
+    from genrecal_mcore.parallel import MeshSpec
 
+    options = Options(
+        dtype=dtype,
+        mesh=MeshSpec(name="teacher", tp=tp, pp=pp),
+        verify=verify,
+        jobs=jobs,
+        overwrite=overwrite,
+        resume=resume,
+    )
     with progress_bar() as progress:
-        convert_to_mcore(hf_path, out, dtype=dtype, verify=verify, overwrite=overwrite, progress=progress)
-    typer.echo(f"{hf_path} -> {out}" + (" (round trip verified)" if verify else ""))
+        convert_to_mcore(hf_path, out, options, progress=progress)
+    verified = f" (round trip verified; every rank of tp {tp} x pp {pp} finds its tensors)"
+    typer.echo(f"{hf_path} -> {out}" + (verified if verify else ""))
 
 
 if __name__ == "__main__":

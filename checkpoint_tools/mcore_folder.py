@@ -1,6 +1,7 @@
 """Writes and reads the folder of a converted teacher (see `genrecal_mcore.config.teacher_manifest`)."""
 
 import json
+from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
 
@@ -25,11 +26,10 @@ def write_megatron_metadata(folder: Path) -> None:
     (folder / "metadata.json").write_text(json.dumps(MEGATRON_METADATA), encoding="utf-8")
 
 
-def write_manifest(folder: Path, manifest: TeacherManifest) -> None:
-    """Write `teacher.json` with the digest of every file that is in the folder."""
-    digests = {
-        str(path.relative_to(folder)): _digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+def write_manifest(folder: Path, manifest: TeacherManifest, *, known: Mapping[str, str]) -> None:
+    """Write `teacher.json` with the digest of every file that is in the folder; `known` ones are not read."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    digests = {name: known.get(name) or _digest(path) for name, path in files.items()}
     whole = manifest.model_copy(update={"digests": digests})
     (folder / "teacher.json").write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -5,6 +5,7 @@ A piece is one file: `torch_dist`, torch's distributed format, for the language 
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,13 +156,21 @@ def _never(key: str) -> torch.Tensor:
 def _results(plan: SavePlan, at: dict[str, StoredTensor]) -> Iterator[WriteResult]:
     for item in plan.items:
         tensor = at[item.index.fqn]
-        info = _StorageInfo(tensor.file, tensor.offset, tensor.length)
+        # Interned, or the pickle would tell names that were read from a marker from those that were not.
+        info = _StorageInfo(sys.intern(tensor.file), tensor.offset, tensor.length)
         yield WriteResult(index=item.index, size_in_bytes=tensor.length, storage_data=info)
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Keeps the folder's path and a random id out of `.metadata`: a source always gives the same bytes."""
+
+    def storage_meta(self) -> None:
+        return None
 
 
 def _writer(folder: Path) -> dcp.FileSystemWriter:
     folder.mkdir(parents=True, exist_ok=True)
-    writer = dcp.FileSystemWriter(folder)
+    writer = _Writer(folder)
     writer.set_up_storage_writer(is_coordinator=True)
     return writer
 

@@ -36,7 +36,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     root = tmp_path_factory.mktemp("tiny_folders")
     teacher = make_tiny_model(root / "teacher_hf", "internvl_qwen2", seed=1)
-    convert_to_mcore(teacher, root / "teacher", dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(teacher, root / "teacher")
     return {
         "teacher_hf": teacher,
         "teacher": root / "teacher",

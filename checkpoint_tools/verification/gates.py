@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from checkpoint_tools.conversion import convert_to_hf, convert_to_mcore
+from checkpoint_tools.conversion import Options, convert_to_hf, convert_to_mcore
 from checkpoint_tools.verification.activations import Activations, activations_of, first_difference
 from checkpoint_tools.verification.outcome import ROLES, Outcome
 from checkpoint_tools.verification.probe import Probe, tiny_probe
@@ -59,7 +59,7 @@ def make_tiny_family(name: str, folder: Path, *, seed: int) -> TinyFamily:
     model = tiny_model("NVLM-D-72B" if name == KEPT_DUMMIES else name)
     original = randomize(original_model(model), seed=seed, keeps_dummy_heads=name == KEPT_DUMMIES)
     published = write_published(folder / "published", model, original)
-    convert_to_mcore(published, folder / "teacher", dtype=None, verify=True, overwrite=False)
+    convert_to_mcore(published, folder / "teacher", Options(verify=True))
     family = family_of_hf_config(model.config, where=name)
     return TinyFamily(
         name=name,
@@ -77,7 +77,7 @@ def check_round_trips(tiny: TinyFamily, folder: Path) -> list[Outcome]:
     layouts = [open_checkpoint(tiny.published).layout.name]
     for layout, source in _native_spellings(tiny, folder):
         layouts.append(layout)
-        convert_to_mcore(source, folder / f"{layout}_teacher", dtype=None, verify=True, overwrite=False)
+        convert_to_mcore(source, folder / f"{layout}_teacher", Options(verify=True))
         convert_to_hf(folder / f"{layout}_teacher", folder / f"{layout}_back", overwrite=False)
         problems["teacher"] = problems["teacher"] or _difference(source, folder / f"{layout}_back")
     problems["student"] = _difference(tiny.published, _student_written_back(tiny, folder / "student"))

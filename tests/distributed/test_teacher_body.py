@@ -64,7 +64,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for seed, kind in enumerate(KINDS):
         made[kind] = make_tiny_model(root / kind, kind, seed=seed)
         made[f"{kind}_teacher"] = root / f"{kind}_teacher"
-        convert_to_mcore(made[kind], made[f"{kind}_teacher"], dtype=None, verify=False, overwrite=False)
+        convert_to_mcore(made[kind], made[f"{kind}_teacher"])
     return made
 
 

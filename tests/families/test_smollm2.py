@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from checkpoint_tools.conversion import convert_to_mcore
+from checkpoint_tools.conversion import Options, convert_to_mcore
 from genrecal_mcore.models.teacher import load_teacher_head, load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
 from genrecal_mcore.training.pipeline import PipelineLink
@@ -69,7 +69,7 @@ def teacher(smollm2: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory)
     root = tmp_path_factory.mktemp("smollm2")
     source = make_tiny_model(root / "hf", "internvl_llama", seed=0)
     as_internvl(smollm2, InternVLConfig.from_pretrained(source)).save_pretrained(source)
-    convert_to_mcore(source, root / "teacher", dtype=None, verify=True, overwrite=False)
+    convert_to_mcore(source, root / "teacher", Options(verify=True))
     return root / "teacher"
 
 

@@ -1,19 +1,37 @@
-"""Runs the first step of a training run on a pool rank and hands out what it learnt from it."""
+"""Runs the first step of a training run on a pool rank and compares what it learnt with the reference."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from genrecal_mcore.config import RunConfig
+from genrecal_mcore.config import DataConfig, DataSource, RunConfig
+from genrecal_mcore.data import ModelProcessor, SampleIndex, build_index, load_processor
+from genrecal_mcore.native import load_native_model
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.parallel import install_cpu_shims, layout_of
 from genrecal_mcore.training.job import set_up_job
 from genrecal_mcore.training.recorder import StepRecord
 from genrecal_mcore.training.run import build_student_rank, run_teacher_rank
 from genrecal_mcore.training.student_loop import accumulate_gradients, gradient_norm
+from tests.helpers.closeness import assert_relatively_close
+from tests.helpers.covering import Case
+from tests.helpers.reference import (
+    LoraState,
+    ReferenceModels,
+    ReferenceSample,
+    RenderedConversation,
+    add_reference_lora,
+    build_reference_recalibrator,
+    reference_step,
+)
+
+RTOL_LOSS = 1e-5  # worst seen 4.8e-7 over the full product
+RTOL_GRADIENT = 1e-4  # of a tensor's norm; worst seen 3.7e-6 over the full product
 
 LORA_STD = 0.1
 
@@ -92,3 +110,76 @@ def raw_config(folders: dict[str, Path], run_dir: Path, **changes: Any) -> dict[
         "device": "cpu",
     }
     return config | changes
+
+
+def pair_folders(folders: dict[str, Path], pair: tuple[str, str]) -> dict[str, Path]:
+    return {"teacher": folders[f"{pair[0]}_teacher"], "student": folders[pair[1]], "data": folders["data"]}
+
+
+def compare_with_reference(
+    results: list[dict[str, Any] | None], case: Case, folders: dict[str, Path]
+) -> None:
+    """Compare what `first_step` returned; `case` has a `pair` of names in `folders` and a `stage`."""
+    (found,) = [result for result in results if result is not None]
+    expected = reference(case, folders, found)
+    terms = {name: value for name, value in expected.losses.items() if name in found["metrics"]}
+    assert terms
+    for name, value in terms.items():
+        difference = abs(found["metrics"][name] - value)
+        assert_relatively_close(difference, abs(value), RTOL_LOSS, name="losses of step 0", where=name)
+    compare_gradients(found["gradients"], reference_gradients(expected))
+
+
+def compare_gradients(found: dict[str, np.ndarray], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        difference = float(np.linalg.norm(found[name] - gradient.numpy()))
+        size = float(np.linalg.norm(gradient.numpy()))
+        assert_relatively_close(difference, size, RTOL_GRADIENT, name="gradients of step 0", where=name)
+
+
+def reference_gradients(step: Any) -> dict[str, torch.Tensor]:
+    student = {f"student.model.language_model.{name}": g for name, g in step.student_gradients.items()}
+    return student | {f"recalibrator.{name}": g for name, g in step.recalibrator_gradients.items()}
+
+
+def reference(case: Case, folders: dict[str, Path], found: dict[str, Any]) -> Any:
+    """Run the naive reference on the same samples with the same tensors."""
+    teacher, student = (load_native_model(folders[kind], dtype=torch.float32).eval() for kind in case["pair"])
+    for model in (teacher, student):
+        model.requires_grad_(False)
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in found["tensors"].items()}
+    prefix = "student.model.language_model."
+    lora = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    state = {name.removeprefix("recalibrator."): t for name, t in tensors.items() if name.startswith("rec")}
+    models = ReferenceModels(
+        student=student,
+        teacher=teacher,
+        recalibrator=build_reference_recalibrator(state, student, teacher),
+        trainable_student=add_reference_lora(student, LoraState(tensors=lora, r=3, alpha=6.0))
+        if lora
+        else {},
+    )
+    samples = reference_samples(case, folders, found["samples"])
+    return reference_step(models, samples, stage=case["stage"])
+
+
+def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) -> list[ReferenceSample]:
+    teacher, student = (load_processor(folders[kind]) for kind in case["pair"])
+    source = DataSource(path=folders["data"], images=folders["data"].parent / "images")
+    index = build_index(DataConfig(sources=(source,)), {"teacher": teacher, "student": student})
+    return [
+        ReferenceSample(teacher=conversation(teacher, index, i), student=conversation(student, index, i))
+        for i in numbers
+    ]
+
+
+def conversation(processor: ModelProcessor, index: SampleIndex, number: int) -> RenderedConversation:
+    rendered = processor.render(index[number], index.facts[number].image_sizes)
+    vision = processor.pixels([Image.open(path) for path in index[number].images])
+    return RenderedConversation(
+        input_ids=rendered.input_ids,
+        answer_spans=rendered.answer_spans,
+        pixel_values=vision.pixel_values if vision else None,
+        image_grid_thw=vision.image_grid_thw if vision else None,
+    )

@@ -11,7 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_tools.conversion import convert_to_hf, convert_to_mcore, safetensors_reader, verify_round_trip
+from checkpoint_tools.conversion import (
+    Options,
+    convert_to_hf,
+    convert_to_mcore,
+    safetensors_reader,
+    verify_round_trip,
+)
 from checkpoint_tools.engine import plan_conversion
 from genrecal_mcore.config import Family, load_teacher_manifest, validate_teacher_folder
 from genrecal_mcore.layouts import open_checkpoint
@@ -56,7 +62,7 @@ def assert_bit_equal(found: Tensors, expected: Tensors) -> None:
 
 def convert_there_and_back(source: Path, root: Path, *, dtype: str | None = None) -> tuple[Path, Path]:
     teacher, back = root / "teacher", root / "back"
-    convert_to_mcore(source, teacher, dtype=dtype, verify=False, overwrite=False)
+    convert_to_mcore(source, teacher, Options(dtype=dtype))
     convert_to_hf(teacher, back, overwrite=False)
     return teacher, back
 
@@ -146,9 +152,9 @@ def test_a_converted_teacher_replaces_an_older_one_when_asked_to(
     teacher.mkdir()
     (teacher / "stale.txt").write_text("of an older conversion")
     source = sources["internvl_qwen2", "native_old"]
-    convert_to_mcore(source, teacher, dtype=None, verify=True, overwrite=True)
+    convert_to_mcore(source, teacher, Options(verify=True, overwrite=True))
     assert not (teacher / "stale.txt").exists()
-    assert validate_teacher_folder(teacher).verified == ("round_trip",)
+    assert validate_teacher_folder(teacher).verified == ("round_trip", "loads_at_tp1_pp1")
     assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 

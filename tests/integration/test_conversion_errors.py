@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_tools.conversion import convert_to_mcore
+from checkpoint_tools.conversion import Options, convert_to_mcore
 from tests.helpers.tiny_models import make_tiny_model
 
 QUERY_OF_LAYER_2 = "language_model.model.layers.2.self_attn.q_proj.weight"
@@ -235,7 +235,7 @@ def test_a_damaged_source_is_named_and_the_target_stays_as_it_was(
     (targets / "out").mkdir(parents=True)
     (targets / "out" / "kept.txt").write_text("an older conversion")
     with pytest.raises(ValueError, match=message):
-        convert_to_mcore(source, targets / "out", dtype=None, verify=True, overwrite=True)
+        convert_to_mcore(source, targets / "out", Options(verify=True, overwrite=True))
     assert contents(targets) == {"out/kept.txt": b"an older conversion"}
     assert [path.name for path in targets.iterdir()] == ["out"]
 
@@ -245,7 +245,7 @@ def test_an_existing_target_is_not_replaced_unasked(folders: dict[str, Path], tm
     out.mkdir()
     (out / "kept.txt").write_text("an older conversion")
     with pytest.raises(ValueError, match=r"out exists; choose another --out or pass --overwrite"):
-        convert_to_mcore(folders["single"], out, dtype=None, verify=False, overwrite=False)
+        convert_to_mcore(folders["single"], out)
     assert contents(tmp_path) == {"out/kept.txt": b"an older conversion"}
 
 
@@ -255,5 +255,5 @@ def test_a_source_is_never_its_own_target(folders: dict[str, Path], tmp_path: Pa
     before = contents(source)
     for out in (source, source / "inside", tmp_path):
         with pytest.raises(ValueError, match="lie in each other"):
-            convert_to_mcore(source, out, dtype=None, verify=False, overwrite=True)
+            convert_to_mcore(source, out, Options(overwrite=True))
     assert contents(source) == before

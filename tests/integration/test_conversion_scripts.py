@@ -22,7 +22,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def teacher(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "tiny"
-    convert_to_mcore(source, folder, dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(source, folder)
     return folder
 
 
@@ -42,9 +42,10 @@ def test_hf2mcore_converts_casts_and_verifies(source: Path, tmp_path: Path) -> N
     arguments = ("--hf-path", source, "--out", "out", "--dtype", "bfloat16", "--verify")
     run = run_script("hf2mcore.py", *arguments, folder=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert run.stdout == f"{source} -> out (round trip verified)\n"
+    verified = "round trip verified; every rank of tp 1 x pp 1 finds its tensors"
+    assert run.stdout == f"{source} -> out ({verified})\n"
     manifest = load_teacher_manifest(tmp_path / "out")
-    assert (manifest.dtype, manifest.verified) == ("bfloat16", ("round_trip",))
+    assert (manifest.dtype, manifest.verified) == ("bfloat16", ("round_trip", "loads_at_tp1_pp1"))
 
 
 def test_mcore2hf_overwrites_when_asked_to(teacher: Path, source: Path, tmp_path: Path) -> None:

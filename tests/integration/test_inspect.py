@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_tools.conversion import convert_to_mcore
+from checkpoint_tools.conversion import Options, convert_to_mcore
 from checkpoint_tools.inspect import show
 from checkpoint_tools.inspection import Inspection, as_json, inspect_checkpoint, mesh_sizes
 from genrecal_mcore.config import LanguageBodySpec, load_teacher_manifest
@@ -41,7 +41,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def teachers(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("teachers")
     for kind, source in sources.items():
-        convert_to_mcore(source, root / kind, dtype="bfloat16", verify=True, overwrite=False)
+        convert_to_mcore(source, root / kind, Options(dtype="bfloat16", verify=True))
     return {kind: root / kind for kind in sources}
 
 

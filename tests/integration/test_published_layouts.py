@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_tools.conversion import convert_to_hf, convert_to_mcore
+from checkpoint_tools.conversion import Options, convert_to_hf, convert_to_mcore
 from genrecal_mcore.config import Family, family_of_hf_folder
 from genrecal_mcore.data import load_processor
 from genrecal_mcore.models import load_student
@@ -159,7 +159,7 @@ def published(native: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.mark.parametrize("body", list(ARCHITECTURES))
 def test_a_teacher_comes_back_bit_for_bit(body: str, published: dict[str, Path], tmp_path: Path) -> None:
-    convert_to_mcore(published[body], tmp_path / "teacher", dtype=None, verify=True, overwrite=False)
+    convert_to_mcore(published[body], tmp_path / "teacher", Options(verify=True))
     convert_to_hf(tmp_path / "teacher", tmp_path / "back", overwrite=False)
     before, after = (load_file(f / "model.safetensors") for f in (published[body], tmp_path / "back"))
     assert before.keys() == after.keys()
@@ -172,7 +172,7 @@ def test_a_teacher_equals_the_one_converted_from_the_native_layout(
     body: str, native: dict[str, Path], published: dict[str, Path], tmp_path: Path
 ) -> None:
     for name, source in (("a", published[body]), ("b", native[body])):
-        convert_to_mcore(source, tmp_path / name, dtype=None, verify=False, overwrite=False)
+        convert_to_mcore(source, tmp_path / name)
     for part in ("vision", "head"):
         a, b = (load_file(tmp_path / name / part / "model.safetensors") for name in ("a", "b"))
         assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -223,7 +223,7 @@ def test_a_trained_student_is_exported_in_the_layout_that_it_came_in(
         "student": published[body],
         "data": make_tiny_dataset(tmp_path / "data", 8, seed=2),
     }
-    convert_to_mcore(published["llama"], folders["teacher"], dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(published["llama"], folders["teacher"])
     config = raw_config(folders, tmp_path / "stage1")
     config["mesh"] = {"teacher": {"tp": 2}, "student": {"dp": 1}}
     rank_pool.run(train_run, 3, config)

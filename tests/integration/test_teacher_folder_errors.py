@@ -16,7 +16,7 @@ from tests.helpers.tiny_models import make_tiny_model
 def sound_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sound")
     source = make_tiny_model(root / "source", "internvl_llama", seed=0)
-    convert_to_mcore(source, root / "teacher", dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(source, root / "teacher")
     return root / "teacher"
 
 

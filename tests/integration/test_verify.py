@@ -23,7 +23,7 @@ pytestmark = pytest.mark.distributed
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verify") / "teacher"
-    convert_to_mcore(DEMO_TEACHER, out, dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(DEMO_TEACHER, out)
     return out
 
 
@@ -89,7 +89,7 @@ def test_a_layer_that_differs_is_named(teacher: Path, circle: Path, tmp_path: Pa
     name = next(n for n in tensors if "layers.1.mlp.down_proj" in n)
     tensors[name] = tensors[name] * 1.3
     save_file(tensors, changed / "model.safetensors", metadata={"format": "pt"})
-    convert_to_mcore(changed, tmp_path / "other", dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(changed, tmp_path / "other")
     done = verify(*question(tmp_path / "other", circle), "--gates", "L4", "--activations")
     assert done.returncode == 1
     assert "first differs at layer 1" in done.stdout

@@ -106,15 +106,19 @@ def load_language_body(sharded_state_dict: Mapping[str, Any], folder: Path) -> N
 
     Raises `ValueError` when a tensor is missing or has another shape, naming it.
     """
-    state = dict(sharded_state_dict)
-    apply_factories(state)
-    shards = [leaf for leaf in _leaves(state) if isinstance(leaf, ShardedTensor)]
     dcp.load(
         {},
         storage_reader=dcp.FileSystemReader(folder),
-        planner=ShardedTensorLoadPlanner(shards),
+        planner=ShardedTensorLoadPlanner(shards_of(sharded_state_dict)),
         no_dist=True,
     )
+
+
+def shards_of(sharded_state_dict: Mapping[str, Any]) -> list[ShardedTensor]:
+    """Return the slices of stored tensors that a `sharded_state_dict` describes."""
+    state = dict(sharded_state_dict)
+    apply_factories(state)
+    return [leaf for leaf in _leaves(state) if isinstance(leaf, ShardedTensor)]
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -92,7 +92,7 @@ def test_a_unit_is_padded_to_a_multiple(loader: UnitLoader) -> None:
 def config(model_folders: dict[str, Path], data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     root = tmp_path_factory.mktemp("run")
     teacher = root / "teacher"
-    convert_to_mcore(model_folders["internvl_qwen2"], teacher, dtype=None, verify=False, overwrite=False)
+    convert_to_mcore(model_folders["internvl_qwen2"], teacher)
     folders = {"teacher": teacher, "student": model_folders["qwen2_vl"], "data": data}
     raw = raw_config(folders, root / "run", mesh={"teacher": {}, "student": {"dp": 2}})
     raw["train"]["micro_batch_size"] = 2

@@ -1,0 +1,165 @@
+"""A conversion cut into pieces: files written on their own, by several processes if asked, and finished once.
+
+A piece that is finished has a marker beside the files, so that an interrupted conversion goes on behind it.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+import torch
+
+from checkpoint_tools.engine import ConversionPlan, merged, merged_shape, plan_conversion
+from checkpoint_tools.streaming import (
+    Advance,
+    StoredTensor,
+    TensorSpec,
+    cut_into_pieces,
+    write_language_piece,
+    write_safetensors,
+)
+from genrecal_mcore.layouts import open_checkpoint
+
+PIECE_BYTES = 2 * 2**30
+MARKERS = ".finished"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """Tensors that one file of the teacher folder holds."""
+
+    part: str
+    """`language`, `vision` or `head`."""
+    number: int
+    specs: tuple[TensorSpec, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its marker."""
+        return f"{self.part}_{self.number}"
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(spec.num_bytes for spec in self.specs)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedPiece:
+    """What is known of a written piece."""
+
+    file: str
+    """Path relative to the teacher folder."""
+    size: int
+    sha256: str
+    stored: tuple[StoredTensor, ...] = ()
+    """Of a language piece: where each tensor lies."""
+
+
+def pieces_of(plan: ConversionPlan, dtype: torch.dtype) -> list[Piece]:
+    """Return every piece of a conversion, in the order in which they are written."""
+    checkpoint = plan.checkpoint
+    language = [
+        TensorSpec(name=entry.mcore, shape=merged_shape(entry, plan), dtype=dtype) for entry in plan.entries
+    ]
+    vision = tuple(
+        TensorSpec(name=key.removeprefix("model."), shape=checkpoint.shape(key), dtype=dtype)
+        for key in plan.vision
+    )
+    head = TensorSpec(name="weight", shape=checkpoint.shape(plan.head), dtype=dtype)
+    return [
+        *(
+            Piece(part="language", number=number, specs=specs)
+            for number, specs in enumerate(cut_into_pieces(language, max_bytes=PIECE_BYTES))
+        ),
+        Piece(part="vision", number=0, specs=vision),
+        Piece(part="head", number=0, specs=(head,)),
+    ]
+
+
+def write_piece(plan: ConversionPlan, folder: Path, piece: Piece, advance: Advance) -> FinishedPiece:
+    """Write one piece and then its marker; a piece without marker counts as not written."""
+    stored: list[StoredTensor] = []
+    if piece.part == "language":
+        entry_of = {entry.mcore: entry for entry in plan.entries}
+        read: Callable[[str], torch.Tensor] = lambda name: merged(entry_of[name], plan)  # noqa: E731
+        stored = write_language_piece(folder / "language", piece.number, piece.specs, read, advance)
+        file = Path("language") / stored[0].file
+    else:
+        file = Path(piece.part) / "model.safetensors"
+        key = {"head": lambda _: plan.head, "vision": lambda name: f"model.{name}"}[piece.part]
+        write_safetensors(folder / file, piece.specs, lambda name: plan.checkpoint.read(key(name)), advance)
+    with (folder / file).open("rb+") as written:
+        os.fsync(written.fileno())
+        sha256 = file_digest(written, "sha256").hexdigest()
+    size = (folder / file).stat().st_size
+    finished = FinishedPiece(file=str(file), size=size, sha256=sha256, stored=tuple(stored))
+    _write_atomically(folder / MARKERS / f"{piece.name}.json", json.dumps(asdict(finished)))
+    return finished
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)
+
+
+def finished_piece(folder: Path, piece: Piece) -> FinishedPiece | None:
+    """Return what is known of a piece whose marker and whole file are there, or None."""
+    marker = folder / MARKERS / f"{piece.name}.json"
+    if not marker.is_file():
+        return None
+    fields = json.loads(marker.read_text(encoding="utf-8"))
+    fields["stored"] = tuple(StoredTensor(**tensor) for tensor in fields["stored"])
+    finished = FinishedPiece(**fields)
+    file = folder / finished.file
+    return finished if file.is_file() and file.stat().st_size == finished.size else None
+
+
+def write_pieces(
+    plan: ConversionPlan, folder: Path, pieces: Sequence[Piece], *, jobs: int, advance: Advance
+) -> Iterator[tuple[Piece, FinishedPiece]]:
+    """Write pieces, `jobs` at a time, and yield each when it is finished.
+
+    Raises what the first piece that failed raised; the others that were begun are finished before.
+    """
+    if jobs == 1 or len(pieces) < 2:
+        for piece in pieces:
+            yield piece, write_piece(plan, folder, piece, advance)
+        return
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["checkpoint_tools.pieces", "genrecal_mcore.native"])
+    with ProcessPoolExecutor(
+        max_workers=jobs,
+        mp_context=context,
+        initializer=_open_source,
+        initargs=(plan.checkpoint.folder.path,),
+    ) as executor:
+        future_of = {executor.submit(_write_in_worker, folder, piece): piece for piece in pieces}
+        try:
+            for future in as_completed(future_of):
+                piece = future_of[future]
+                finished = future.result()
+                advance(piece.num_bytes)
+                yield piece, finished
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+_plan_of_worker: list[ConversionPlan] = []
+"""The plan of this worker process; opened once, as it cannot be sent."""
+
+
+def _open_source(source: Path) -> None:
+    torch.set_num_threads(1)
+    _plan_of_worker.append(plan_conversion(open_checkpoint(source)))
+
+
+def _write_in_worker(folder: Path, piece: Piece) -> FinishedPiece:
+    return write_piece(_plan_of_worker[0], folder, piece, lambda _: None)
