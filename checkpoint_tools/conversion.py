@@ -13,7 +13,6 @@ from checkpoint_tools.engine import ConversionPlan, OnMeta, Source, TeacherTenso
 from checkpoint_tools.loadable import check_loads_at
 from checkpoint_tools.mcore_folder import LanguageReader, write_manifest, write_megatron_metadata
 from checkpoint_tools.pieces import (
-    MARKERS,
     FinishedPiece,
     Piece,
     finished_piece,
@@ -27,7 +26,7 @@ from checkpoint_tools.streaming import (
     finish_language,
     write_safetensors,
 )
-from checkpoint_tools.workspace import PLAN_NAME, check_free_space, replacing
+from checkpoint_tools.workspace import MARKERS, PLAN_NAME, check_free_space, replacing
 from genrecal_mcore.config import TeacherManifest, validate_teacher_folder
 from genrecal_mcore.layouts import (
     Checkpoint,
@@ -94,14 +93,12 @@ def convert_to_mcore(
             folder = workspace.begin()
             (folder / PLAN_NAME).write_text(json.dumps(identity), encoding="utf-8")
         finished = {piece: done for piece in pieces if (done := finished_piece(folder, piece))}
-        workspace.num_finished = len(finished)
         missing = [piece for piece in pieces if piece not in finished]
         check_free_space(out, sum(piece.num_bytes for piece in missing))
         advance = progress(sum(piece.num_bytes for piece in pieces))
         advance(sum(piece.num_bytes for piece in finished))
         for piece, done in write_pieces(plan, folder, missing, jobs=options.jobs, advance=advance):
             finished[piece] = done
-            workspace.num_finished += 1
         _finish(plan, folder, pieces, finished)
         if options.verify:
             verify_round_trip(plan, folder, dtype)

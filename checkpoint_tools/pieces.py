@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -23,10 +23,10 @@ from checkpoint_tools.streaming import (
     write_language_piece,
     write_safetensors,
 )
+from checkpoint_tools.workspace import MARKERS
 from genrecal_mcore.layouts import open_checkpoint
 
 PIECE_BYTES = 2 * 2**30
-MARKERS = ".finished"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +50,19 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenPiece:
+    """A piece whose file is complete, though the disk may not have all of it yet."""
+
+    piece: Piece
+    file: str
+    """Path relative to the teacher folder."""
+    stored: tuple[StoredTensor, ...]
+    """Of a language piece: where each tensor lies."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FinishedPiece:
-    """What is known of a written piece."""
+    """What is known of a piece that need not be written again."""
 
     file: str
     """Path relative to the teacher folder."""
@@ -82,8 +93,8 @@ def pieces_of(plan: ConversionPlan, dtype: torch.dtype) -> list[Piece]:
     ]
 
 
-def write_piece(plan: ConversionPlan, folder: Path, piece: Piece, advance: Advance) -> FinishedPiece:
-    """Write one piece and then its marker; a piece without marker counts as not written."""
+def write_piece(plan: ConversionPlan, folder: Path, piece: Piece, advance: Advance) -> WrittenPiece:
+    """Write the file of one piece; until `finish_piece` has seen it, it counts as not written."""
     stored: list[StoredTensor] = []
     if piece.part == "language":
         entry_of = {entry.mcore: entry for entry in plan.entries}
@@ -94,12 +105,19 @@ def write_piece(plan: ConversionPlan, folder: Path, piece: Piece, advance: Advan
         file = Path(piece.part) / "model.safetensors"
         key = {"head": lambda _: plan.head, "vision": lambda name: f"model.{name}"}[piece.part]
         write_safetensors(folder / file, piece.specs, lambda name: plan.checkpoint.read(key(name)), advance)
-    with (folder / file).open("rb+") as written:
-        os.fsync(written.fileno())
-        sha256 = file_digest(written, "sha256").hexdigest()
-    size = (folder / file).stat().st_size
-    finished = FinishedPiece(file=str(file), size=size, sha256=sha256, stored=tuple(stored))
-    _write_atomically(folder / MARKERS / f"{piece.name}.json", json.dumps(asdict(finished)))
+    return WrittenPiece(piece=piece, file=str(file), stored=tuple(stored))
+
+
+def finish_piece(folder: Path, written: WrittenPiece) -> FinishedPiece:
+    """Wait until the disk has a piece, take its digest and write its marker."""
+    path = folder / written.file
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        sha256 = file_digest(file, "sha256").hexdigest()
+    finished = FinishedPiece(
+        file=written.file, size=path.stat().st_size, sha256=sha256, stored=written.stored
+    )
+    _write_atomically(folder / MARKERS / f"{written.piece.name}.json", json.dumps(asdict(finished)))
     return finished
 
 
@@ -130,8 +148,7 @@ def write_pieces(
     Raises what the first piece that failed raised; the others that were begun are finished before.
     """
     if jobs == 1 or len(pieces) < 2:
-        for piece in pieces:
-            yield piece, write_piece(plan, folder, piece, advance)
+        yield from _write_one_by_one(plan, folder, pieces, advance)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["checkpoint_tools.pieces", "genrecal_mcore.native"])
@@ -152,6 +169,25 @@ def write_pieces(
             executor.shutdown(cancel_futures=True)
 
 
+def _write_one_by_one(
+    plan: ConversionPlan, folder: Path, pieces: Sequence[Piece], advance: Advance
+) -> Iterator[tuple[Piece, FinishedPiece]]:
+    """Write a piece while a thread finishes the one before: the disk has always something to do."""
+    finishing: list[Future[FinishedPiece]] = []
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        try:
+            for number, piece in enumerate(pieces):
+                written = write_piece(plan, folder, piece, advance)
+                finishing.append(thread.submit(finish_piece, folder, written))
+                if number > 0:
+                    yield pieces[number - 1], finishing[number - 1].result()
+        except BaseException:
+            wait(finishing)
+            raise
+        if pieces:
+            yield pieces[-1], finishing[-1].result()
+
+
 _plan_of_worker: list[ConversionPlan] = []
 """The plan of this worker process; opened once, as it cannot be sent."""
 
@@ -162,4 +198,4 @@ def _open_source(source: Path) -> None:
 
 
 def _write_in_worker(folder: Path, piece: Piece) -> FinishedPiece:
-    return write_piece(_plan_of_worker[0], folder, piece, lambda _: None)
+    return finish_piece(folder, write_piece(_plan_of_worker[0], folder, piece, lambda _: None))

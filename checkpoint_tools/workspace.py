@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PLAN_NAME = ".plan.json"
+MARKERS = ".finished"
+"""Folder with a file for each piece that a later call need not write again."""
 
 
 @contextmanager
@@ -26,8 +29,11 @@ def replacing(out: Path, *, source: Path, overwrite: bool) -> Iterator["Workspac
         workspace.become(out)
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}{workspace.leave()}") from error
-    except BaseException as error:
-        error.add_note(workspace.leave().removeprefix("; "))
+    except KeyboardInterrupt:
+        print(f"interrupted{workspace.leave()}", file=sys.stderr)
+        raise
+    except BaseException:
+        workspace.leave()
         raise
 
 
@@ -36,8 +42,6 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.num_finished = 0
-        """Pieces that a later call need not write again."""
         self._is_begun = False
 
     def begin(self) -> Path:
@@ -69,7 +73,6 @@ class Workspace:
 
     def become(self, out: Path) -> None:
         """Take the place of `out`."""
-        shutil.rmtree(self.folder / PLAN_NAME, ignore_errors=True)
         old = out.with_name(f".replaced_{out.name}")
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -79,14 +82,16 @@ class Workspace:
 
     def leave(self) -> str:
         """Remove the folder, or keep it and return what to do with it."""
-        if self.num_finished:
-            return (
-                f"; {self.num_finished} finished pieces stay in {self.folder}: pass --resume to go on from "
-                "them, or remove them"
-            )
-        if self._is_begun:
+        if not self._is_begun:
+            return ""
+        num_finished = len(list((self.folder / MARKERS).glob("*.json")))
+        if num_finished == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
-        return ""
+            return ""
+        return (
+            f"; {num_finished} finished pieces stay in {self.folder}: pass --resume to go on from them, or "
+            "remove them"
+        )
 
 
 def check_target(out: Path, *, source: Path, overwrite: bool) -> None:

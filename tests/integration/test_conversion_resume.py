@@ -158,6 +158,24 @@ def test_a_disk_that_is_full_half_way_ends_with_one_message_and_can_be_gone_on_w
     assert load_teacher_manifest(tmp_path / "out").digests == undisturbed
 
 
+def test_an_interrupted_script_says_how_to_go_on(source: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from checkpoint_tools import pieces; pieces.PIECE_BYTES = 60000\n"
+        "finish = pieces.finish_piece\n"
+        "def then_interrupt(*args):\n"
+        "    finish(*args); os.kill(os.getpid(), signal.SIGINT)\n"
+        "pieces.finish_piece = then_interrupt\n"
+        "from checkpoint_tools.hf2mcore import main\n"
+        "from checkpoint_tools.command_line import run_command; run_command(main)"
+    )
+    command = [sys.executable, "-c", script, "--hf-path", str(source), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 130
+    assert "interrupted; " in done.stderr and "pass --resume to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_every_rank_of_a_layout_finds_its_tensors(source: Path, tmp_path: Path, tp: int, pp: int) -> None:
     mesh = MeshSpec(name="teacher", tp=tp, pp=pp)
