@@ -70,7 +70,7 @@ def check_names_and_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[
     """Raise one `ValueError` with everything in which a checkpoint's headers differ from `expected`."""
     tied = {HEAD} if checkpoint.spec.tied_embeddings else set()
     found = checkpoint.holder.keys() - (tied - expected.keys())
-    missing = sorted(expected.keys() - found)
+    missing = sorted({_in_files(checkpoint, key) for key in expected.keys() - found})
     unknown = sorted({checkpoint.published_name(key) for key in found - expected.keys()})
     unknown += checkpoint.unknown
     wrong = []
@@ -84,6 +84,12 @@ def check_names_and_shapes(checkpoint: Checkpoint, expected: Mapping[str, tuple[
             f"{checkpoint.spec.num_layers} layers: {_listed('missing', missing)}; "
             f"{_listed('unknown', unknown)}; {_listed('of another shape', wrong)}"
         )
+
+
+def _in_files(checkpoint: Checkpoint, key: str) -> str:
+    """Return the name that a tensor which is not there would have in the files."""
+    found = checkpoint.layout.row_of_native(key)
+    return found[1] if found else key
 
 
 def _check_tied_head(checkpoint: Checkpoint) -> None:

@@ -143,7 +143,13 @@ def checkpoint_of(folder: HfFolder, *, image_token_id: int | None) -> Checkpoint
         if names is None:
             unknown.append(key)
         else:
-            holder.update({native_name: (key, part) for part, native_name in enumerate(names)})
+            for part, native_name in enumerate(names):
+                if native_name in holder:
+                    raise ValueError(
+                        f"{folder.path}: {holder[native_name][0]} and {key} are the same tensor, "
+                        f"{native_name}; expected it once"
+                    )
+                holder[native_name] = (key, part)
     return Checkpoint(
         folder=folder, family=family, config=config, layout=layout, holder=holder, unknown=tuple(unknown)
     )

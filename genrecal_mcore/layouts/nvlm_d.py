@@ -64,7 +64,16 @@ def _widths(config: NativeConfig) -> tuple[int, int]:
 
 
 def _split_qkv(tensor: torch.Tensor, config: NativeConfig) -> Sequence[torch.Tensor]:
-    return [part[: _widths(config)[0]] for part in tensor.chunk(3)]
+    if tensor.shape[0] != 3 * _widths(config)[1]:
+        raise RuntimeError(f"expected {3 * _widths(config)[1]} rows, {NUM_DUMMY_HEADS} heads more")
+    return [_narrowed(part, config) for part in tensor.chunk(3)]
+
+
+def _narrowed(tensor: torch.Tensor, config: NativeConfig) -> torch.Tensor:
+    width, wide = _widths(config)
+    if tensor.shape[0] != wide:
+        raise RuntimeError(f"expected {wide} channels, {NUM_DUMMY_HEADS} heads more")
+    return tensor[:width]
 
 
 def _join_qkv(tensors: Sequence[torch.Tensor], config: NativeConfig) -> torch.Tensor:
@@ -88,7 +97,7 @@ _WITHOUT_DUMMIES = (
     Row(
         _VIT + "proj.weight",
         (_TOWER + "projection_layer.weight",),
-        split=lambda tensor, config: (tensor[:, : _widths(config)[0]],),
+        split=lambda tensor, config: (_narrowed(tensor.t(), config).t(),),
         join=lambda tensors, config: _padded(tensors[0].t(), config).t(),
     ),
     renamed(_VIT + "proj.bias", _TOWER + "projection_layer.bias"),
@@ -96,7 +105,7 @@ _WITHOUT_DUMMIES = (
         Row(
             _VIT + f"{name}.weight",
             (_TOWER + f"{name}.weight",),
-            split=lambda tensor, config: (tensor[: _widths(config)[0]],),
+            split=lambda tensor, config: (_narrowed(tensor, config),),
             join=lambda tensors, config: _padded(tensors[0], config),
         )
         for name in ("q_norm", "k_norm")

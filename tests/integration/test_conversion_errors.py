@@ -108,7 +108,7 @@ DAMAGES = [
         "missing-key",
         "single",
         lambda folder: change_tensors(folder, lambda tensors: tensors.pop(QUERY_OF_LAYER_2)),
-        r"1 missing \(model\.language_model\.layers\.2\.self_attn\.q_proj\.weight\); 0 unknown",
+        r"1 missing \(language_model\.model\.layers\.2\.self_attn\.q_proj\.weight\); 0 unknown",
     ),
     (
         "missing-key-of-a-shard",
@@ -120,13 +120,13 @@ DAMAGES = [
         "missing-head",
         "single",
         lambda folder: change_tensors(folder, lambda tensors: tensors.pop("language_model.lm_head.weight")),
-        r"1 missing \(lm_head\.weight\)",
+        r"1 missing \(language_model\.lm_head\.weight\)",
     ),
     (
         "missing-vision-tensor",
         "single",
         lambda folder: change_tensors(folder, lambda tensors: tensors.pop(LAMBDA)),
-        r"1 missing \(model\.vision_tower\.encoder\.layer\.1\.lambda_1\)",
+        r"1 missing \(vision_tower\.encoder\.layer\.1\.lambda_1\)",
     ),
     (
         "wrong-shape-of-vision-tensor",
