@@ -13,6 +13,7 @@ from transformers import (
     AutoImageProcessor,
     AutoTokenizer,
     GotOcr2ImageProcessor,
+    PretrainedConfig,
     PreTrainedTokenizerBase,
 )
 
@@ -210,10 +211,13 @@ def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a folder's tokenizer; no code from the folder is run, although InternLM2's asks for it."""
-    body = read_json_object(folder / "config.json").get("llm_config") or {}
+    published = read_json_object(folder / "config.json")
+    body = published.get("llm_config") or {}
     if body.get("architectures") == ["InternLM2ForCausalLM"] and (folder / "tokenizer.model").is_file():
         return load_internlm2_tokenizer(folder)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # A model type that transformers does not know would make it warn; the tokenizer's class does not need it.
+    config = {} if is_native(published) else {"config": PretrainedConfig()}
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **config)
 
 
 def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -77,7 +77,8 @@ def _without_language(native: Mapping[str, Any], family: Family) -> PreTrainedMo
     changed = copy.deepcopy(dict(native))
     # Nested, or flat as older Qwen2-VL files have it.
     text: dict[str, Any] = changed.get("text_config") or changed
-    text |= {"num_hidden_layers": 0, "layer_types": [], "vocab_size": 1, "pad_token_id": None}
+    text |= {"num_hidden_layers": 0, "layer_types": [], "vocab_size": 1}
+    text |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     model = build_model(changed, family).model
     model.language_model = torch.nn.Identity()
     return model
