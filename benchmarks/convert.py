@@ -33,7 +33,7 @@ CONVERTER = Path(__file__).parents[1] / "checkpoint_tools" / "hf2mcore.py"
 MODEL = "InternVL2.5-8B"
 SHARD_BYTES = 2 * 10**9
 GIB = 2**30
-SAMPLING_S = 0.02
+SAMPLING_S = 0.05
 FILE_WIDTH = 120
 
 
@@ -148,14 +148,13 @@ def sampled_memory(pid: int) -> Iterator[list[float]]:
 
 
 def resident_bytes(pid: int) -> float:
-    """Return the memory of a process and its descendants, shared pages divided among them (PSS)."""
+    """Return the resident memory of a process and its descendants; what they share is counted in each."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     except OSError:  # it has ended
         return 0.0
-    own = next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0.0)
-    return own + sum(resident_bytes(int(child)) for child in children)
+    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
 
 
 def print_table(ways: list[Way], *, num_bytes: int, largest: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from checkpoint_tools.engine import ConversionPlan, OnMeta, Source, TeacherTensors, plan_conversion
-from checkpoint_tools.loadable import check_loads_at
 from checkpoint_tools.mcore_folder import LanguageReader, write_manifest, write_megatron_metadata
 from checkpoint_tools.pieces import (
     FinishedPiece,
@@ -37,8 +36,6 @@ from genrecal_mcore.layouts import (
     read_json_object,
     tensor_names,
 )
-from genrecal_mcore.models.teacher import check_divisible
-from genrecal_mcore.parallel import MeshSpec
 
 DTYPES = ("float32", "bfloat16", "float16")
 WEIGHT_NAMES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
@@ -62,10 +59,12 @@ class Options:
 
     dtype: str | None = None
     """Name of a torch dtype, or None for the source's."""
-    mesh: MeshSpec = MeshSpec(name="teacher")
-    """Layout that the teacher must be able to run at; its tensors load at any other that divides it."""
+    tp: int = 1
+    """Tensor-parallel size that the teacher must load at; it loads at any other that divides its sizes."""
+    pp: int = 1
+    """Pipeline-parallel size likewise."""
     verify: bool = False
-    """Convert back and compare every tensor bit by bit; let every rank of `mesh` look for its parts."""
+    """Convert back and compare every tensor bit by bit; let every rank of tp x pp look for its parts."""
     jobs: int = 1
     """Processes that write."""
     overwrite: bool = False
@@ -83,7 +82,7 @@ def convert_to_mcore(
     with replacing(out, source=source, overwrite=options.overwrite) as workspace:
         checkpoint = open_checkpoint(source)
         plan = plan_conversion(checkpoint)
-        _check_mesh(plan, options.mesh)
+        _check_layout(plan, options)
         dtype = getattr(torch, options.dtype) if options.dtype else stored_dtype(checkpoint)
         pieces = pieces_of(plan, dtype)
         identity = _identity(checkpoint, dtype)
@@ -102,16 +101,18 @@ def convert_to_mcore(
         _finish(plan, folder, pieces, finished)
         if options.verify:
             verify_round_trip(plan, folder, dtype)
-            check_loads_at(plan.spec, folder / "language", options.mesh)
+            from checkpoint_tools.loadable import check_loads_at  # megatron-core takes a second to import
+
+            check_loads_at(plan.spec, folder / "language", tp=options.tp, pp=options.pp)
         manifest = _manifest(plan, source, dtype, options)
         shutil.rmtree(folder / MARKERS)
         (folder / PLAN_NAME).unlink()
         write_manifest(folder, manifest, known={done.file: done.sha256 for done in finished.values()})
 
 
-def _check_mesh(plan: ConversionPlan, mesh: MeshSpec) -> None:
+def _check_layout(plan: ConversionPlan, options: Options) -> None:
     try:
-        check_divisible(plan.spec, mesh)
+        plan.spec.check_divisible(tp=options.tp, pp=options.pp)
     except ValueError as error:
         raise ValueError(str(error).replace("mesh.teacher.", "--")) from None
 
@@ -140,8 +141,7 @@ def _finish(
 
 
 def _manifest(plan: ConversionPlan, source: Path, dtype: torch.dtype, options: Options) -> TeacherManifest:
-    mesh = options.mesh
-    verified = ("round_trip", f"loads_at_tp{mesh.tp}_pp{mesh.pp}") if options.verify else ()
+    verified = ("round_trip", f"loads_at_tp{options.tp}_pp{options.pp}") if options.verify else ()
     return TeacherManifest(
         family=plan.checkpoint.family,
         dtype=str(dtype).removeprefix("torch."),

@@ -1,5 +1,6 @@
 """Plans a conversion: every tensor is accounted for, by name and shape, before one is written."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,15 +107,43 @@ def _listed(what: str, names: list[str]) -> str:
     return f"{len(names)} {what}" + (f" ({shown})" if names else "")
 
 
-def merged(entry: Entry, plan: ConversionPlan) -> torch.Tensor:
-    """Read and return one Megatron tensor of the language body."""
-    return entry.merge([plan.checkpoint.read(name) for name in entry.hf], plan.spec)
+class Merger:
+    """Reads Megatron tensors of the language body; merged ones take turns in two pieces of memory.
+
+    A tensor is therefore good until the second merged one after it. Fresh memory for each would cost as much
+    as reading it: the kernel clears every page of it.
+    """
+
+    def __init__(self, plan: ConversionPlan) -> None:
+        self.plan = plan
+        self.entry_of = {entry.mcore: entry for entry in plan.entries}
+        self.used, self.free = torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor by its Megatron name."""
+        entry = self.entry_of[name]
+        parts = [self.plan.checkpoint.read(name) for name in entry.hf]
+        if len(parts) == 1 or len({part.dtype for part in parts}) > 1:
+            return entry.merge(parts, self.plan.spec, None)
+        out = self._memory(merged_shape(entry, self.plan), parts[0].dtype)
+        return entry.merge(parts, self.plan.spec, out)
+
+    def forget(self) -> None:
+        """Give the memory back."""
+        self.used = self.free = torch.empty(0, dtype=torch.uint8)
+
+    def _memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        self.used, self.free = self.free, self.used
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if self.used.numel() < num_bytes:
+            self.used = torch.empty(num_bytes, dtype=torch.uint8)
+        return self.used[:num_bytes].view(dtype).reshape(shape)
 
 
 def merged_shape(entry: Entry, plan: ConversionPlan) -> tuple[int, ...]:
     """Return the shape of one Megatron tensor without reading anything."""
     parts = [torch.empty(plan.checkpoint.shape(name), device="meta") for name in entry.hf]
-    return tuple(entry.merge(parts, plan.spec).shape)
+    return tuple(entry.merge(parts, plan.spec, None).shape)
 
 
 class TeacherTensors:

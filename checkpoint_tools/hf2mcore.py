@@ -42,11 +42,11 @@ def main(
     """
     quiet_imports()
     from checkpoint_tools.conversion import Options, convert_to_mcore
-    from genrecal_mcore.parallel import MeshSpec
 
     options = Options(
         dtype=dtype,
-        mesh=MeshSpec(name="teacher", tp=tp, pp=pp),
+        tp=tp,
+        pp=pp,
         verify=verify,
         jobs=jobs,
         overwrite=overwrite,

@@ -30,9 +30,7 @@ from genrecal_mcore.config import (
 )
 from genrecal_mcore.config.teacher_manifest import MANIFEST_NAME
 from genrecal_mcore.layouts import Checkpoint, open_checkpoint, read_json_object
-from genrecal_mcore.models.teacher import check_divisible
 from genrecal_mcore.native import native_shapes
-from genrecal_mcore.parallel import MeshSpec
 
 Result = TypeVar("Result")
 
@@ -322,7 +320,7 @@ def mesh_sizes(spec: LanguageBodySpec) -> tuple[tuple[int, ...], tuple[int, ...]
 
 def _fits(spec: LanguageBodySpec, *, tp: int = 1, pp: int = 1) -> bool:
     try:
-        check_divisible(spec, MeshSpec(name="teacher", tp=tp, pp=pp))
+        spec.check_divisible(tp=tp, pp=pp)
     except ValueError:
         return False
     return True

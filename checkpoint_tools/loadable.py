@@ -16,12 +16,13 @@ from genrecal_mcore.models.teacher.loading import ShardedTensorLoadPlanner, shar
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
 
 
-def check_loads_at(spec: LanguageBodySpec, language: Path, mesh: MeshSpec) -> None:
-    """Raise `ValueError` when a rank of `mesh` would miss a tensor, or no rank would read one that is there.
+def check_loads_at(spec: LanguageBodySpec, language: Path, *, tp: int, pp: int) -> None:
+    """Raise `ValueError` when a rank of tp x pp would miss a tensor, or no rank would read one that is there.
 
     Ranks are imitated by torch's fake process group; their tensors are never filled, so that they take no
     memory.
     """
+    mesh = MeshSpec(name="teacher", tp=tp, pp=pp)
     metadata = dcp.FileSystemReader(language).read_metadata()
     read: set[str] = set()
     for rank in range(mesh.size):

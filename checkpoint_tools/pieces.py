@@ -6,7 +6,7 @@ A piece that is finished has a marker beside the files, so that an interrupted c
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed, wait
 from dataclasses import asdict, dataclass
 from hashlib import file_digest
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_tools.engine import ConversionPlan, merged, merged_shape, plan_conversion
+from checkpoint_tools.engine import ConversionPlan, Merger, merged_shape, plan_conversion
 from checkpoint_tools.streaming import (
     Advance,
+    Read,
     StoredTensor,
     TensorSpec,
     cut_into_pieces,
+    reading_ahead,
     write_language_piece,
     write_safetensors,
 )
@@ -93,27 +95,36 @@ def pieces_of(plan: ConversionPlan, dtype: torch.dtype) -> list[Piece]:
     ]
 
 
-def write_piece(plan: ConversionPlan, folder: Path, piece: Piece, advance: Advance) -> WrittenPiece:
+def write_piece(merger: Merger, folder: Path, piece: Piece, advance: Advance) -> WrittenPiece:
     """Write the file of one piece; until `finish_piece` has seen it, it counts as not written."""
     stored: list[StoredTensor] = []
-    if piece.part == "language":
-        entry_of = {entry.mcore: entry for entry in plan.entries}
-        read: Callable[[str], torch.Tensor] = lambda name: merged(entry_of[name], plan)  # noqa: E731
-        stored = write_language_piece(folder / "language", piece.number, piece.specs, read, advance)
-        file = Path("language") / stored[0].file
-    else:
-        file = Path(piece.part) / "model.safetensors"
-        key = {"head": lambda _: plan.head, "vision": lambda name: f"model.{name}"}[piece.part]
-        write_safetensors(folder / file, piece.specs, lambda name: plan.checkpoint.read(key(name)), advance)
+    file = Path(piece.part) / "model.safetensors"
+    with reading_ahead(_reader(merger, piece), [spec.name for spec in piece.specs]) as read:
+        if piece.part == "language":
+            stored = write_language_piece(folder / "language", piece.number, piece.specs, read, advance)
+            file = Path("language") / stored[0].file
+        else:
+            write_safetensors(folder / file, piece.specs, read, advance)
     return WrittenPiece(piece=piece, file=str(file), stored=tuple(stored))
+
+
+def _reader(merger: Merger, piece: Piece) -> Read:
+    """Return the function that gives a piece's tensors by the names they will have."""
+    plan = merger.plan
+    if piece.part == "language":
+        return merger.read
+    merger.forget()
+    if piece.part == "vision":
+        return lambda name: plan.checkpoint.read(f"model.{name}")
+    return lambda _: plan.checkpoint.read(plan.head)
 
 
 def finish_piece(folder: Path, written: WrittenPiece) -> FinishedPiece:
     """Wait until the disk has a piece, take its digest and write its marker."""
     path = folder / written.file
     with path.open("rb+") as file:
+        sha256 = file_digest(file, "sha256").hexdigest()  # the kernel writes meanwhile
         os.fsync(file.fileno())
-        sha256 = file_digest(file, "sha256").hexdigest()
     finished = FinishedPiece(
         file=written.file, size=path.stat().st_size, sha256=sha256, stored=written.stored
     )
@@ -173,11 +184,12 @@ def _write_one_by_one(
     plan: ConversionPlan, folder: Path, pieces: Sequence[Piece], advance: Advance
 ) -> Iterator[tuple[Piece, FinishedPiece]]:
     """Write a piece while a thread finishes the one before: the disk has always something to do."""
+    merger = Merger(plan)
     finishing: list[Future[FinishedPiece]] = []
     with ThreadPoolExecutor(max_workers=1) as thread:
         try:
             for number, piece in enumerate(pieces):
-                written = write_piece(plan, folder, piece, advance)
+                written = write_piece(merger, folder, piece, advance)
                 finishing.append(thread.submit(finish_piece, folder, written))
                 if number > 0:
                     yield pieces[number - 1], finishing[number - 1].result()
@@ -188,14 +200,14 @@ def _write_one_by_one(
             yield pieces[-1], finishing[-1].result()
 
 
-_plan_of_worker: list[ConversionPlan] = []
-"""The plan of this worker process; opened once, as it cannot be sent."""
+_merger_of_worker: list[Merger] = []
+"""That of this worker process; made once, as it cannot be sent."""
 
 
 def _open_source(source: Path) -> None:
     torch.set_num_threads(1)
-    _plan_of_worker.append(plan_conversion(open_checkpoint(source)))
+    _merger_of_worker.append(Merger(plan_conversion(open_checkpoint(source))))
 
 
 def _write_in_worker(folder: Path, piece: Piece) -> FinishedPiece:
-    return finish_piece(folder, write_piece(_plan_of_worker[0], folder, piece, lambda _: None))
+    return finish_piece(folder, write_piece(_merger_of_worker[0], folder, piece, lambda _: None))

@@ -6,7 +6,10 @@ A piece is one file: `torch_dist`, torch's distributed format, for the language 
 import json
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +55,29 @@ def cut_into_pieces(specs: Sequence[TensorSpec], *, max_bytes: int) -> list[tupl
         pieces[-1].append(spec)
         room -= spec.num_bytes
     return [tuple(piece) for piece in pieces]
+
+
+@contextmanager
+def reading_ahead(read: Read, names: Sequence[str]) -> Iterator[Read]:
+    """Give a `read` for `names` in their order; a thread reads the next one while the last is written."""
+    upcoming = iter(names)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        reading: deque[tuple[str, Future[torch.Tensor]]] = deque()
+
+        def begin_next() -> None:
+            name = next(upcoming, None)
+            if name is not None:
+                reading.append((name, thread.submit(read, name)))
+
+        def take(name: str) -> torch.Tensor:
+            expected, future = reading.popleft()
+            assert name == expected, f"{name} was asked for, {expected} is next"
+            tensor = future.result()
+            begin_next()
+            return tensor
+
+        begin_next()
+        yield take
 
 
 def write_safetensors(path: Path, piece: Sequence[TensorSpec], read: Read, advance: Advance) -> None:
@@ -170,7 +196,7 @@ class _Writer(dcp.FileSystemWriter):
 
 def _writer(folder: Path) -> dcp.FileSystemWriter:
     folder.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(folder)
+    writer = _Writer(folder, sync_files=False)  # whoever finishes a piece waits for the disk
     writer.set_up_storage_writer(is_coordinator=True)
     return writer
 

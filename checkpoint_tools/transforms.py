@@ -20,8 +20,9 @@ class Entry:
 
     mcore: str
     hf: tuple[str, ...]
-    merge: Callable[[Tensors, LanguageBodySpec], torch.Tensor]
-    """Hugging Face tensors, in the order of `hf` -> Megatron tensor."""
+    merge: Callable[[Tensors, LanguageBodySpec, torch.Tensor | None], torch.Tensor]
+    """Hugging Face tensors, in the order of `hf` -> Megatron tensor, in the third argument's memory if given.
+    """
     split: Callable[[torch.Tensor, LanguageBodySpec], Tensors]
     """The way back, bit for bit."""
 
@@ -38,7 +39,7 @@ class Entry:
 def rename(mcore: str, hf: str) -> Entry:
     """Return an entry for a tensor that only changes its name."""
     return Entry(
-        mcore=mcore, hf=(hf,), merge=lambda tensors, _: tensors[0], split=lambda tensor, _: (tensor,)
+        mcore=mcore, hf=(hf,), merge=lambda tensors, _, __: tensors[0], split=lambda tensor, _: (tensor,)
     )
 
 
@@ -47,7 +48,7 @@ def fuse_gate_up(mcore: str, gate: str, up: str) -> Entry:
     return Entry(
         mcore=mcore,
         hf=(gate, up),
-        merge=lambda tensors, _: torch.cat(list(tensors)),
+        merge=lambda tensors, _, out: torch.cat(list(tensors), out=out),
         split=lambda tensor, _: tensor.chunk(2),
     )
 
@@ -57,12 +58,14 @@ def fuse_qkv(mcore: str, query: str, key: str, value: str) -> Entry:
     return Entry(mcore=mcore, hf=(query, key, value), merge=merge_qkv, split=split_qkv)
 
 
-def merge_qkv(tensors: Tensors, spec: LanguageBodySpec) -> torch.Tensor:
+def merge_qkv(tensors: Tensors, spec: LanguageBodySpec, out: torch.Tensor | None) -> torch.Tensor:
     """Interleave q `[n d, ...]`, k and v `[n_kv d, ...]`: for each group its query heads, then its key, its
     value.
     """
-    groups = [tensor.unflatten(0, (spec.num_query_groups, -1, spec.head_dim)) for tensor in tensors]
-    return torch.cat(groups, dim=1).flatten(0, 2)
+    groups, *parts = (spec.num_query_groups, *tensors)
+    shape = (groups, -1, spec.head_dim)
+    by_group = None if out is None else out.unflatten(0, shape)
+    return torch.cat([part.unflatten(0, shape) for part in parts], dim=1, out=by_group).flatten(0, 2)
 
 
 def split_qkv(tensor: torch.Tensor, spec: LanguageBodySpec) -> Tensors:

@@ -42,6 +42,22 @@ class LanguageBodySpec(BaseModel):
     tied_embeddings: bool
     mrope_section: tuple[int, ...] | None = None
 
+    def check_divisible(self, *, tp: int, pp: int) -> None:
+        """Raise one `ValueError` that lists every size which tp or pp does not divide."""
+        rules = (
+            ("layers", self.num_layers, "pp", pp),
+            ("attention heads", self.num_attention_heads, "tp", tp),
+            ("key-value heads", self.num_query_groups, "tp", tp),
+            ("FFN channels", self.ffn_hidden_size, "tp", tp),
+        )
+        problems = [
+            f"the teacher has {count} {what}, which mesh.teacher.{axis} ({degree}) does not divide"
+            for what, count, axis, degree in rules
+            if count % degree
+        ]
+        if problems:
+            raise ValueError("; ".join(problems) + "; choose degrees that divide them")
+
 
 class TeacherManifest(BaseModel):
     """The content of `teacher.json`."""

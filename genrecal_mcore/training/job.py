@@ -26,7 +26,6 @@ from genrecal_mcore.data import (
     write_skipped,
 )
 from genrecal_mcore.models import check_student_folder
-from genrecal_mcore.models.teacher import check_divisible
 from genrecal_mcore.observability import set_up_logging, versions_text
 from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_run_state
@@ -63,7 +62,8 @@ def check_inputs(config: RunConfig, layout: Layout) -> None:
     """Raise `ValueError` for checkpoints that are damaged or that the mesh cannot hold."""
     check_student_folder(config.student.checkpoint)
     if config.teacher is not None and layout.teacher is not None:
-        check_divisible(validate_teacher_folder(config.teacher.checkpoint).language, layout.teacher)
+        spec = validate_teacher_folder(config.teacher.checkpoint).language
+        spec.check_divisible(tp=layout.teacher.tp, pp=layout.teacher.pp)
     if config.init_from is not None and latest_checkpoint(config.init_from) is None:
         raise ValueError(
             f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"

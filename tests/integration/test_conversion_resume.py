@@ -18,7 +18,6 @@ from checkpoint_tools.loadable import check_loads_at
 from checkpoint_tools.pieces import Piece, pieces_of
 from genrecal_mcore.config import load_teacher_manifest
 from genrecal_mcore.layouts import open_checkpoint
-from genrecal_mcore.parallel import MeshSpec
 from tests.helpers.tiny_models import make_tiny_model
 
 SMALL = 60_000
@@ -178,8 +177,7 @@ def test_an_interrupted_script_says_how_to_go_on(source: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 4), (2, 2)])
 def test_every_rank_of_a_layout_finds_its_tensors(source: Path, tmp_path: Path, tp: int, pp: int) -> None:
-    mesh = MeshSpec(name="teacher", tp=tp, pp=pp)
-    convert_to_mcore(source, tmp_path / "out", Options(mesh=mesh, verify=True))
+    convert_to_mcore(source, tmp_path / "out", Options(tp=tp, pp=pp, verify=True))
     verified = load_teacher_manifest(tmp_path / "out").verified
     assert verified == ("round_trip", f"loads_at_tp{tp}_pp{pp}")
 
@@ -187,9 +185,8 @@ def test_every_rank_of_a_layout_finds_its_tensors(source: Path, tmp_path: Path, 
 def test_a_layout_that_does_not_divide_is_refused_before_anything_is_written(
     source: Path, tmp_path: Path
 ) -> None:
-    mesh = MeshSpec(name="teacher", tp=4, pp=3)
     with pytest.raises(ValueError, match=r"4 layers, which --pp \(3\) does not divide; .*--tp \(4\)"):
-        convert_to_mcore(source, tmp_path / "out", Options(mesh=mesh))
+        convert_to_mcore(source, tmp_path / "out", Options(tp=4, pp=3))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,10 +195,10 @@ def test_a_tensor_that_no_rank_reads_is_found(source: Path, tmp_path: Path) -> N
     manifest = load_teacher_manifest(tmp_path / "out")
     fewer = manifest.language.model_copy(update={"num_layers": 2})
     with pytest.raises(ValueError, match=r"tensors that no rank of tp 1 x pp 1 reads, e\.g\. decoder"):
-        check_loads_at(fewer, tmp_path / "out" / "language", MeshSpec(name="teacher"))
+        check_loads_at(fewer, tmp_path / "out" / "language", tp=1, pp=1)
     more = manifest.language.model_copy(update={"num_layers": 6})
     with pytest.raises(ValueError, match=r"lacks the tensor decoder\.layers\.4"):
-        check_loads_at(more, tmp_path / "out" / "language", MeshSpec(name="teacher"))
+        check_loads_at(more, tmp_path / "out" / "language", tp=1, pp=1)
 
 
 def test_pieces_hold_every_tensor_once(source: Path) -> None:

@@ -4,13 +4,12 @@ Refuses to train and holds no head on its ranks. Start with `stage`, then `langu
 """
 
 from genrecal_mcore.models.teacher.head import load_teacher_head
-from genrecal_mcore.models.teacher.language_body import TeacherLanguageBody, check_divisible
+from genrecal_mcore.models.teacher.language_body import TeacherLanguageBody
 from genrecal_mcore.models.teacher.stage import TeacherStage, load_teacher_stage
 
 __all__ = [
     "TeacherLanguageBody",
     "TeacherStage",
-    "check_divisible",
     "load_teacher_head",
     "load_teacher_stage",
 ]

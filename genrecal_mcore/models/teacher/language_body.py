@@ -26,23 +26,6 @@ from genrecal_mcore.models.teacher.layer_spec import decoder_spec
 from genrecal_mcore.parallel import MeshSpec
 
 
-def check_divisible(spec: LanguageBodySpec, mesh: MeshSpec) -> None:
-    """Raise one `ValueError` that lists every size which the mesh does not divide."""
-    rules = (
-        ("layers", spec.num_layers, "pp", mesh.pp),
-        ("attention heads", spec.num_attention_heads, "tp", mesh.tp),
-        ("key-value heads", spec.num_query_groups, "tp", mesh.tp),
-        ("FFN channels", spec.ffn_hidden_size, "tp", mesh.tp),
-    )
-    problems = [
-        f"the teacher has {count} {what}, which mesh.teacher.{axis} ({degree}) does not divide"
-        for what, count, axis, degree in rules
-        if count % degree
-    ]
-    if problems:
-        raise ValueError("; ".join(problems) + "; choose degrees that divide them")
-
-
 def transformer_config(spec: LanguageBodySpec, mesh: MeshSpec, dtype: torch.dtype) -> TransformerConfig:
     """Translate the sizes of a language body into mcore's configuration."""
     return TransformerConfig(
@@ -86,7 +69,7 @@ class TeacherLanguageBody(torch.nn.Module):
         self, spec: LanguageBodySpec, mesh: MeshSpec, groups: ProcessGroupCollection, *, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        check_divisible(spec, mesh)
+        spec.check_divisible(tp=mesh.tp, pp=mesh.pp)
         self.spec, self.groups = spec, groups
         self.config = transformer_config(spec, mesh, dtype)
         self.is_first_stage = groups.pp.rank() == 0

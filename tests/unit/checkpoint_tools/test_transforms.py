@@ -59,7 +59,7 @@ def interleaved_by_group(
 def test_qkv_is_interleaved_by_query_group(heads: tuple[int, int], trailing: tuple[int, ...]) -> None:
     num_heads, num_groups = heads
     parts = numbered_qkv(num_heads, num_groups, trailing)
-    merged = merge_qkv(parts, body_spec(num_heads=num_heads, num_groups=num_groups))
+    merged = merge_qkv(parts, body_spec(num_heads=num_heads, num_groups=num_groups), None)
     assert torch.equal(merged, interleaved_by_group(*parts, num_groups=num_groups))
 
 
@@ -69,7 +69,7 @@ def test_splitting_a_merged_qkv_gives_its_parts(heads: tuple[int, int], trailing
     num_heads, num_groups = heads
     spec = body_spec(num_heads=num_heads, num_groups=num_groups)
     parts = numbered_qkv(num_heads, num_groups, trailing)
-    for found, expected in zip(split_qkv(merge_qkv(parts, spec), spec), parts, strict=True):
+    for found, expected in zip(split_qkv(merge_qkv(parts, spec, None), spec), parts, strict=True):
         assert torch.equal(found, expected)
 
 
@@ -78,13 +78,13 @@ def test_merging_a_split_qkv_gives_it_again(heads: tuple[int, int]) -> None:
     num_heads, num_groups = heads
     spec = body_spec(num_heads=num_heads, num_groups=num_groups)
     merged = torch.arange(float((num_heads + 2 * num_groups) * HEAD_DIM * HIDDEN_SIZE)).view(-1, HIDDEN_SIZE)
-    assert torch.equal(merge_qkv(split_qkv(merged, spec), spec), merged)
+    assert torch.equal(merge_qkv(split_qkv(merged, spec), spec, None), merged)
 
 
 def test_gate_lies_before_up_and_both_come_back() -> None:
     gate, up = torch.arange(30.0).view(2, 3, 5).unbind()
     entry = fuse_gate_up("fc1", "gate", "up")
-    merged = entry.merge([gate, up], body_spec())
+    merged = entry.merge([gate, up], body_spec(), None)
     assert torch.equal(merged[:3], gate)
     assert torch.equal(merged[3:], up)
     for found, expected in zip(entry.split(merged, body_spec()), (gate, up), strict=True):
@@ -95,7 +95,7 @@ def test_a_renamed_tensor_is_unchanged_both_ways() -> None:
     tensor = torch.arange(15.0).view(3, 5)
     entry = rename("mcore.name", "hf.name")
     assert (entry.mcore, entry.hf) == ("mcore.name", ("hf.name",))
-    assert torch.equal(entry.merge([tensor], body_spec()), tensor)
+    assert torch.equal(entry.merge([tensor], body_spec(), None), tensor)
     (back,) = entry.split(tensor, body_spec())
     assert torch.equal(back, tensor)
 
