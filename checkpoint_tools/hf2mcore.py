@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import typer
 
 from checkpoint_tools.command_line import progress_bar, run_command
-from genrecal_mcore.cli.quiet import quiet_imports
+from genrecal_mcore.cli.quiet import quick_imports, quiet_imports
 
 
 def main(
@@ -40,8 +40,9 @@ def main(
 
     Example: python checkpoint_tools/hf2mcore.py --hf-path models/InternVL2_5-78B --out checkpoints/teacher
     """
-    quiet_imports()
-    from checkpoint_tools.conversion import Options, convert_to_mcore
+    with quick_imports():
+        quiet_imports()
+        from checkpoint_tools.conversion import Options, convert_to_mcore
 
     options = Options(
         dtype=dtype,

@@ -28,7 +28,7 @@ from checkpoint_tools.streaming import (
 from checkpoint_tools.workspace import MARKERS
 from genrecal_mcore.layouts import open_checkpoint
 
-PIECE_BYTES = 2 * 2**30
+PIECE_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +125,8 @@ def finish_piece(folder: Path, written: WrittenPiece) -> FinishedPiece:
     with path.open("rb+") as file:
         sha256 = file_digest(file, "sha256").hexdigest()  # the kernel writes meanwhile
         os.fsync(file.fileno())
+        # Its pages serve the next piece, instead of pushing everything else out of memory.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     finished = FinishedPiece(
         file=written.file, size=path.stat().st_size, sha256=sha256, stored=written.stored
     )
