@@ -13,6 +13,7 @@ from genrecal_mcore.models.student import (
     merge_lora,
     student_body,
     vision_encoder,
+    vision_side,
 )
 from genrecal_mcore.models.teacher import TeacherStage, load_teacher_head, load_teacher_stage
 
@@ -29,4 +30,5 @@ __all__ = [
     "merge_lora",
     "student_body",
     "vision_encoder",
+    "vision_side",
 ]

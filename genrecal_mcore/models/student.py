@@ -69,6 +69,14 @@ def vision_encoder(model: PreTrainedModel) -> list[nn.Module]:
     return [body.visual.patch_embed, body.visual.blocks]
 
 
+def vision_side(model: PreTrainedModel) -> list[nn.Module]:
+    """Return everything that pixels pass on their way into the language body: tower and projector."""
+    body = model.model
+    if hasattr(body, "vision_tower"):
+        return [body.vision_tower, body.multi_modal_projector]
+    return [body.visual]
+
+
 def add_lora(model: PreTrainedModel, *, r: int, alpha: int, dropout: float, seed: int) -> None:
     """Put LoRA adapters into the language body in place; they alone learn.
 

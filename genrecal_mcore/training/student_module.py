@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from genrecal_mcore.data import Microbatch, RecalibratorLayout, student_path_layout, teacher_path_layout
 from genrecal_mcore.losses import frozen_head_loss, student_head_loss
-from genrecal_mcore.models import Recalibrator, student_body
+from genrecal_mcore.models import Recalibrator, student_body, vision_side
 from genrecal_mcore.training.stages import Stage
 
 LOSS_TERMS = (
@@ -92,7 +92,20 @@ class StudentModule(nn.Module):
             ce_sum = self._student_ce(unit.student, hidden_states)
             loss = loss + ce_sum / unit.student_answer_tokens
             sums[6] = ce_sum.detach()
+        if unit.student.vision is None:
+            loss = loss + self._nothing_of_the_projector()
         return loss, sums
+
+    def _nothing_of_the_projector(self) -> torch.Tensor | float:
+        """Return a zero that depends on what learns of the vision side.
+
+        FSDP reduces the gradients that are there: without this, a rank whose samples have no image would
+        reduce fewer than its peers, and a microbatch without one would leave gaps in the sum.
+        """
+        vision = vision_side(self.student)
+        learning = [p for module in vision for p in module.parameters() if p.requires_grad]
+        zeros = [p.sum() * 0.0 for p in learning]
+        return torch.stack(zeros).sum() if zeros else 0.0
 
     def _student_hidden_states(self, batch: Microbatch) -> torch.Tensor:
         vision = batch.vision

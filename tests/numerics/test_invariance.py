@@ -82,3 +82,41 @@ def test_stage_2_receives_exactly_the_payload_and_small_headers(
         assert rest == 0
         # One boundary row an answer beside its n answer rows; the tiny data has one or two answers a sample.
         assert line["answer_tokens_teacher"] + 4 <= rows <= line["answer_tokens_teacher"] + 8
+
+
+def fine_tune(
+    tiny_folders: dict[str, Path], rank_pool: RankPool, run_dir: Path, *, dtype: str = "float32", dp: int
+) -> list[dict[str, Any]]:
+    """Train stage 3, where the projector learns, on samples of which every sixth has no image."""
+    config = raw_config(tiny_folders, run_dir, stage=3, method="sft")
+    config["mesh"] = {"student": {"dp": dp}}
+    config["train"] |= {"micro_batch_size": 1, "accumulation_steps": 4 // dp, "dtype": dtype}
+    config["train"] |= {"steps": STEPS, "lr": 1e-3, "lr_final": 1e-4}
+    rank_pool.run(train_run, dp, config)
+    return read_metrics(run_dir / "metrics.jsonl")
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("dp", [2, 4])
+def test_a_rank_whose_samples_have_no_image_takes_part_in_the_projectors_gradient(
+    dp: int, tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
+) -> None:
+    base = fine_tune(tiny_folders, rank_pool, tmp_path / "base", dp=1)
+    other = fine_tune(tiny_folders, rank_pool, tmp_path / "other", dp=dp)
+    for expected, found in zip(base, other, strict=True):
+        for term in ("loss", "ce_student", "grad_norm"):
+            difference = abs(found[term] - expected[term])
+            where = (dp, found["step"], term)
+            assert_relatively_close(
+                difference, abs(expected[term]), RTOL_20_STEPS, name="20 steps", where=where
+            )
+
+
+@pytest.mark.distributed
+def test_microbatches_with_and_without_images_add_up_in_bfloat16(
+    tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
+) -> None:
+    exact = fine_tune(tiny_folders, rank_pool, tmp_path / "float32", dp=1)
+    rounded = fine_tune(tiny_folders, rank_pool, tmp_path / "bfloat16", dp=1, dtype="bfloat16")
+    assert abs(rounded[0]["loss"] - exact[0]["loss"]) <= 2e-2 * exact[0]["loss"]
+    assert rounded[-1]["loss"] < rounded[0]["loss"]
