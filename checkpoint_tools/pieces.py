@@ -99,12 +99,18 @@ def write_piece(merger: Merger, folder: Path, piece: Piece, advance: Advance) ->
     """Write the file of one piece; until `finish_piece` has seen it, it counts as not written."""
     stored: list[StoredTensor] = []
     file = Path(piece.part) / "model.safetensors"
-    with reading_ahead(_reader(merger, piece), [spec.name for spec in piece.specs]) as read:
-        if piece.part == "language":
-            stored = write_language_piece(folder / "language", piece.number, piece.specs, read, advance)
-            file = Path("language") / stored[0].file
-        else:
-            write_safetensors(folder / file, piece.specs, read, advance)
+    try:
+        with reading_ahead(_reader(merger, piece), [spec.name for spec in piece.specs]) as read:
+            if piece.part == "language":
+                stored = write_language_piece(folder / "language", piece.number, piece.specs, read, advance)
+                file = Path("language") / stored[0].file
+            else:
+                write_safetensors(folder / file, piece.specs, read, advance)
+    except OSError as error:
+        raise ValueError(
+            f"{folder / piece.part}: the {piece.num_bytes} bytes from tensor {piece.specs[0].name} on cannot "
+            f"be written ({error}); make room on the disk or choose another --out"
+        ) from error
     return WrittenPiece(piece=piece, file=str(file), stored=tuple(stored))
 
 

@@ -151,6 +151,7 @@ def test_a_disk_that_is_full_half_way_ends_with_one_message_and_can_be_gone_on_w
     )
     assert done.returncode == 2
     assert "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert ".partial_out/vision: the " in done.stderr and "make room on the disk" in done.stderr
     assert "finished pieces stay in" in done.stderr and "pass --resume to go on" in done.stderr
     assert not (tmp_path / "out").exists()
     convert_to_mcore(source, tmp_path / "out", Options(resume=True))
