@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from genrecal_mcore.config import RunConfig, load_teacher_manifest
+from genrecal_mcore.training.integrity import DIGESTS_NAME, digests_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +72,14 @@ def checkpoints_dir(run_dir: Path) -> Path:
 
 
 def latest_checkpoint(run_dir: Path) -> Path | None:
-    """Return the newest whole checkpoint of a run, or None."""
-    found = sorted(checkpoints_dir(run_dir).glob("step_*"))
+    """Return the newest checkpoint of a run, or None; its files are not looked at."""
+    found = checkpoints_of(run_dir)
     return found[-1] if found else None
+
+
+def checkpoints_of(run_dir: Path) -> list[Path]:
+    """Return a run's checkpoints, the newest last."""
+    return sorted(checkpoints_dir(run_dir).glob("step_*"))
 
 
 def read_run_state(checkpoint: Path) -> RunState:
@@ -117,25 +125,65 @@ def allocate_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 def save_checkpoint(
     run_dir: Path, state: RunState, tensors: dict[str, Any], *, group: dist.ProcessGroup, keep: int
-) -> None:
-    """Write `step_N` atomically (collective over `group`) and remove all but the newest `keep`."""
+) -> bool:
+    """Write `step_N` atomically (collective over `group`) and remove all but the newest `keep`.
+
+    Returns whether it could be written; when not, for example because the disk is full, what was written is
+    removed, the reason logged, and older checkpoints stay.
+    """
     final = checkpoints_dir(run_dir) / f"step_{state.step:08d}"
     partial = final.with_name(f".partial_{final.name}")
-    is_writer = group.rank() == 0
-    if is_writer:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier(group=group)
-    dcp.save(tensors, checkpoint_id=partial, process_group=group)
-    if is_writer:
-        (partial / STATE_NAME).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
-        if final.exists():
-            shutil.rmtree(final)
-        partial.rename(final)
-        for old in sorted(checkpoints_dir(run_dir).glob("step_*"))[:-keep]:
-            shutil.rmtree(old)
-    dist.barrier(group=group)
-    logger.info("checkpoint of step %d written to %s", state.step, final)
+    problem = _on_writer(lambda: _make_empty(partial), group)
+    problem = problem or _write_tensors(partial, tensors, group)
+    problem = problem or _on_writer(lambda: _finish(partial, final, state, keep=keep), group)
+    if problem is None:
+        logger.info("checkpoint of step %d written to %s", state.step, final)
+        return True
+    logger.error(
+        "checkpoint of step %d was not written: %s; the run goes on, and its older checkpoints stay",
+        state.step,
+        problem,
+    )
+    _on_writer(lambda: shutil.rmtree(partial, ignore_errors=True), group)
+    return False
+
+
+def _make_empty(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _write_tensors(partial: Path, tensors: dict[str, Any], group: dist.ProcessGroup) -> str | None:
+    """Write every rank's share; return what went wrong, the same on all ranks."""
+    try:
+        dcp.save(tensors, checkpoint_id=partial, process_group=group)
+    except CheckpointException as error:  # raised on every rank when one of them fails
+        causes = {rank: str(failure[0]) for rank, failure in error.failures.items()}
+        return "; ".join(f"rank {rank}: {cause}" for rank, cause in sorted(causes.items()))
+    return None
+
+
+def _finish(partial: Path, final: Path, state: RunState, *, keep: int) -> None:
+    (partial / STATE_NAME).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(digests_of(partial), indent=2) + "\n"
+    (partial / DIGESTS_NAME).write_text(text, encoding="utf-8")
+    if final.exists():
+        shutil.rmtree(final)
+    partial.rename(final)
+    for old in checkpoints_of(final.parent.parent)[:-keep]:
+        shutil.rmtree(old)
+
+
+def _on_writer(action: Callable[[], None], group: dist.ProcessGroup) -> str | None:
+    """Do something on the group's first rank alone; return on every rank what went wrong there."""
+    problem: list[str | None] = [None]
+    if group.rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            problem[0] = str(error)
+    dist.broadcast_object_list(problem, src=dist.get_global_rank(group, 0), group=group)
+    return problem[0]
 
 
 def load_checkpoint(checkpoint: Path, tensors: dict[str, Any], *, group: dist.ProcessGroup) -> None:

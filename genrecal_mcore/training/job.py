@@ -28,7 +28,8 @@ from genrecal_mcore.data import (
 from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.observability import set_up_logging, versions_text
 from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
-from genrecal_mcore.training.checkpoint import latest_checkpoint, read_run_state
+from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
+from genrecal_mcore.training.integrity import newest_whole
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.transfer import edges
 
@@ -137,7 +138,7 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
     check_positions(config, index)
     if rank == 0:
         write_skipped(config.run.dir / "skipped.jsonl", index)
-    checkpoint = latest_checkpoint(config.run.dir) if resume else None
+    checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=rank) if resume else None
     served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
     return Job(
         config=config,
@@ -150,6 +151,20 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
         checkpoint=checkpoint,
         first_step=read_run_state(checkpoint).step if checkpoint else 0,
     )
+
+
+def _checkpoint_to_go_on_from(run_dir: Path, *, rank: int) -> Path | None:
+    """Return the newest whole checkpoint, chosen by rank 0 for all (collective over the world)."""
+    found: list[Path | str | None] = [None]
+    if rank == 0:
+        try:
+            found[0] = newest_whole(checkpoints_of(run_dir))
+        except ValueError as error:
+            found[0] = str(error)
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], str):
+        raise ValueError(found[0])
+    return found[0]
 
 
 def check_positions(config: RunConfig, index: SampleIndex) -> None:

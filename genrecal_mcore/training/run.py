@@ -222,16 +222,23 @@ def student_feed(job: Job, module: StudentModule) -> StudentFeed:
 
 
 def save(job: Job, module: StudentModule, optimizer: torch.optim.Optimizer, state: RunState) -> None:
-    """Write a checkpoint of the run (collective over the student group)."""
+    """Write a checkpoint of the run (collective over the student group).
+
+    Raises `RuntimeError` when it is the last one and cannot be written: there would be no result.
+    """
     group = job.topology.student_group
     assert group is not None
-    save_checkpoint(
+    is_written = save_checkpoint(
         job.config.run.dir,
         state,
         trainable_state(module, optimizer),
         group=group,
         keep=job.config.train.keep_checkpoints,
     )
+    if not is_written and state.step == job.config.train.steps:
+        raise RuntimeError(
+            f"the last checkpoint could not be written to {job.config.run.dir}; make room and pass --resume"
+        )
 
 
 def run_state(job: Job, digests: InputDigests, steps_done: int) -> RunState:

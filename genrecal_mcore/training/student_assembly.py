@@ -23,6 +23,7 @@ from genrecal_mcore.models import (
     vision_encoder,
 )
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
+from genrecal_mcore.training.integrity import damage_of
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.training.student_module import StudentModule
 
@@ -92,12 +93,15 @@ def add_lora_(student: PreTrainedModel, config: RunConfig) -> None:
 
 
 def result_of(run_dir: Path) -> Path:
-    """Return the newest checkpoint of a run; raises `ValueError` when it has none."""
+    """Return the newest checkpoint of a run; raises `ValueError` when it has none or that is damaged."""
     checkpoint = latest_checkpoint(run_dir)
     if checkpoint is None:
         raise ValueError(
             f"{run_dir} holds no checkpoint to start from; train it first or name another run in init_from"
         )
+    damage = damage_of(checkpoint)
+    if damage is not None:
+        raise ValueError(f"{damage}; resume the run {run_dir}, which goes back to the checkpoint before it")
     return checkpoint
 
 

@@ -1,13 +1,15 @@
 """Runs whole training runs on a pool rank, undisturbed or killed."""
 
 import os
+import resource
 import signal
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.training import train
+from genrecal_mcore.training import run, train
 from genrecal_mcore.training.recorder import StepRecorder
 from genrecal_mcore.transfer import FeatureSender
 
@@ -49,6 +51,26 @@ def train_until_teacher_dies(raw_config: dict[str, Any], dying_rank: int, last_s
 
     FeatureSender.send = die_or_send  # type: ignore[method-assign]
     train_run(raw_config)
+
+
+def train_on_a_full_disk(raw_config: dict[str, Any], full_at: int) -> None:
+    """Train; while the checkpoint of step `full_at` is written, no file may become larger than 2000 bytes."""
+    save = run.save_checkpoint
+
+    def limited(run_dir: Path, state: Any, *args: Any, **options: Any) -> bool:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if state.step == full_at:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+        try:
+            return save(run_dir, state, *args, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    run.save_checkpoint = limited  # type: ignore[assignment]
+    try:
+        train_run(raw_config)
+    finally:
+        run.save_checkpoint = save
 
 
 def train_with_two_seeds(raw_config: dict[str, Any], num_teacher_ranks: int) -> None:

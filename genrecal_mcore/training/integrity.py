@@ -1,0 +1,58 @@
+"""Digests of a checkpoint's files: what is damaged is found before anything is read from it."""
+
+import json
+import logging
+from hashlib import file_digest
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+DIGESTS_NAME = "digests.json"
+DAMAGED_PREFIX = ".damaged_"
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """Return the sha256 of each file in a folder, hidden ones included, by name."""
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """Say what is wrong with a checkpoint, naming the file, or return None when it is as it was written."""
+    path = checkpoint / DIGESTS_NAME
+    try:
+        expected = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return f"{path} cannot be read ({error})"
+    if not isinstance(expected, dict):
+        return f"{path} must hold an object, found {type(expected).__name__}"
+    for name, digest in expected.items():
+        if not (checkpoint / name).is_file():
+            return f"{checkpoint / name} is missing"
+        if _sha256(checkpoint / name) != digest:
+            return f"{checkpoint / name} is not as it was written"
+    return None
+
+
+def newest_whole(checkpoints: list[Path]) -> Path | None:
+    """Return the newest undamaged checkpoint of a sorted list; damaged ones are renamed, out of the way.
+
+    Raises `ValueError` when there are checkpoints and all of them are damaged.
+    """
+    damages = []
+    for checkpoint in reversed(checkpoints):
+        damage = damage_of(checkpoint)
+        if damage is None:
+            return checkpoint
+        damages.append(damage)
+        aside = checkpoint.with_name(DAMAGED_PREFIX + checkpoint.name)
+        if not aside.exists():
+            checkpoint.rename(aside)
+        logger.warning("%s: %s is left out, the checkpoint before it is used", damage, checkpoint.name)
+    if damages:
+        raise ValueError(f"every checkpoint is damaged: {'; '.join(damages)}; start the run again")
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
