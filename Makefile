@@ -11,7 +11,7 @@ help:
 	@echo "make demo      convert, train three stages, evaluate, report: minutes on two cores"
 	@echo "make test      the tests of every change"
 	@echo "make test-all  the full product of layouts too"
-	@echo "make check     ruff, mypy, import-linter"
+	@echo "make check     ruff, mypy, import-linter, shellcheck"
 	@echo "make format    ruff's formatting"
 
 install: $(STAMP)
@@ -37,6 +37,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck -x examples/*.sh
 
 format: $(STAMP)
 	$(BIN)/ruff format .

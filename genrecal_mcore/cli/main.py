@@ -6,6 +6,7 @@
 import logging
 import os
 import sys
+import time
 
 import typer
 
@@ -26,6 +27,8 @@ app.add_typer(data.app, name="data")
 
 logger = logging.getLogger(__name__)
 
+MESSAGE_GRACE_S = 2.0
+
 
 def main() -> None:
     """Run the command line; bad input ends with one message and code 2, a broken run with code 1."""
@@ -45,6 +48,9 @@ def _say(error: Exception) -> None:
     # Under torchrun every rank meets the same bad input: one of them says it.
     if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, RuntimeError):
         print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        # torchrun ends every rank of the host with the first that leaves, also the one that is to say it.
+        time.sleep(MESSAGE_GRACE_S)
 
 
 def _leave(code: int) -> None:

@@ -13,6 +13,10 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML file of the run.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="Keys to change, as a.b=c.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    resume_or_begin: Annotated[
+        bool,
+        typer.Option("--resume-or-begin", help="Resume if run.dir holds a run, for jobs that are requeued."),
+    ] = False,
 ) -> None:
     """Train one stage; start it once on every rank, with torchrun or srun.
 
@@ -24,4 +28,5 @@ def train(
     quiet_imports()
     from genrecal_mcore.training import train as train_stage
 
-    train_stage(run_config, resume=resume)
+    holds_run = (run_config.run.dir / "config.yaml").exists()
+    train_stage(run_config, resume=resume or resume_or_begin and holds_run)
