@@ -106,12 +106,22 @@ def write_piece(merger: Merger, folder: Path, piece: Piece, advance: Advance) ->
                 file = Path("language") / stored[0].file
             else:
                 write_safetensors(folder / file, piece.specs, read, advance)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        cause = _behind(error)
+        if not isinstance(cause, OSError):
+            raise cause from None
         raise ValueError(
             f"{folder / piece.part}: the {piece.num_bytes} bytes from tensor {piece.specs[0].name} on cannot "
-            f"be written ({error}); make room on the disk or choose another --out"
+            f"be written ({cause}); make room on the disk or choose another --out"
         ) from error
     return WrittenPiece(piece=piece, file=str(file), stored=tuple(stored))
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Return what stopped a write: torch's file writer raises a `RuntimeError` of its own on the way out."""
+    while isinstance(error, RuntimeError) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _reader(merger: Merger, piece: Piece) -> Read:

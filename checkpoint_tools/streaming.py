@@ -196,7 +196,9 @@ class _Writer(dcp.FileSystemWriter):
 
 def _writer(folder: Path) -> dcp.FileSystemWriter:
     folder.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(folder, sync_files=False)  # whoever finishes a piece waits for the disk
+    # Whoever finishes a piece waits for the disk. Nothing is copied ahead: where there is a GPU, the writer
+    # would otherwise sort the tensors and hold several, whose memory is used again.
+    writer = _Writer(folder, sync_files=False, per_thread_copy_ahead=0)
     writer.set_up_storage_writer(is_coordinator=True)
     return writer
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from hashlib import file_digest
 from pathlib import Path
 
@@ -38,19 +39,27 @@ def newest_whole(checkpoints: list[Path]) -> Path | None:
 
     Raises `ValueError` when there are checkpoints and all of them are damaged.
     """
-    damages = []
+    damages: dict[Path, str] = {}
     for checkpoint in reversed(checkpoints):
         damage = damage_of(checkpoint)
         if damage is None:
+            for damaged, what in damages.items():
+                _set_aside(damaged)
+                logger.warning("%s: %s is used instead of %s", what, checkpoint.name, damaged.name)
             return checkpoint
-        damages.append(damage)
-        aside = checkpoint.with_name(DAMAGED_PREFIX + checkpoint.name)
-        if not aside.exists():
-            checkpoint.rename(aside)
-        logger.warning("%s: %s is left out, the checkpoint before it is used", damage, checkpoint.name)
+        damages[checkpoint] = damage
     if damages:
-        raise ValueError(f"every checkpoint is damaged: {'; '.join(damages)}; start the run again")
+        raise ValueError(
+            f"every checkpoint is damaged: {'; '.join(damages.values())}; remove {checkpoints[0].parent} to "
+            "begin the run again"
+        )
     return None
+
+
+def _set_aside(checkpoint: Path) -> None:
+    aside = checkpoint.with_name(DAMAGED_PREFIX + checkpoint.name)
+    shutil.rmtree(aside, ignore_errors=True)
+    checkpoint.rename(aside)
 
 
 def _sha256(path: Path) -> str:

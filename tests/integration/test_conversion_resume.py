@@ -87,6 +87,15 @@ def test_several_processes_write_what_one_does(
     assert sum(seen) == sum(totals) and len(seen) < len(totals)
 
 
+def test_a_machine_with_a_gpu_writes_what_one_without_does(
+    source: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's writer copies ahead, in another order, when it sees CUDA; tensors here share memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    convert_to_mcore(source, tmp_path / "out")
+    assert load_teacher_manifest(tmp_path / "out").digests == undisturbed
+
+
 def test_a_killed_conversion_goes_on_where_it_stopped(
     source: Path, undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +183,26 @@ def test_an_interrupted_script_says_how_to_go_on(source: Path, tmp_path: Path) -
     assert done.returncode == 130
     assert "interrupted; " in done.stderr and "pass --resume to go on" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_full_in_the_language_body_ends_with_one_message(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "checkpoint_tools.hf2mcore", "--hf-path", str(source)]
+
+    def limit_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit_files,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "/language: the " in done.stderr and "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"undisturbed"}
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 4), (2, 2)])
