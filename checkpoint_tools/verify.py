@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FAMILY_GATES = ("L0", "L1", "L2", "L3")
 CHECKPOINT_GATES = ("L0", "L1", "L4")
+ROLE_ORDER = ("both", "teacher", "student")
 FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
 
@@ -62,6 +63,13 @@ def main(
     if (hf_path is None) == (not all_families and not model):
         raise ValueError("name either --all-families (or --model NAME) or --hf-path FOLDER")
     if hf_path is None:
+        about_l4 = {"mcore_path": mcore_path, "image": image, "prompt": prompt, "answer": answer}
+        ignored = [name for name, value in about_l4.items() if value is not None]
+        ignored += [name for name, size in (("tp", tp), ("pp", pp)) if size != 1]
+        if ignored:
+            raise ValueError(
+                f"--{ignored[0].replace('_', '-')} belongs to --hf-path, a family has layouts of its own"
+            )
         outcomes = _families(model, _chosen(gates, FAMILY_GATES, "--all-families"), names_layers=activations)
     else:
         from checkpoint_tools.verification.real import Question
@@ -100,7 +108,7 @@ def _families(models: list[str] | None, gates: tuple[str, ...], *, names_layers:
     outcomes = []
     if "L0" in gates:
         full_size = [name for name in names if name in PUBLISHED_MODELS]
-        outcomes += [outcome for name in full_size for outcome in check_names_and_shapes(name)]
+        outcomes += [check_names_and_shapes(name) for name in full_size]
     if not set(gates) & {"L1", "L2", "L3"}:
         return outcomes
     with tempfile.TemporaryDirectory() as root:
@@ -154,7 +162,7 @@ def _print(outcomes: list["Outcome"]) -> None:
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
     table = Table("model", "role", "gate", "", "measured")
-    for outcome in sorted(outcomes, key=lambda o: (o.model, o.role != "teacher", o.gate)):
+    for outcome in sorted(outcomes, key=lambda o: (o.model, ROLE_ORDER.index(o.role), o.gate)):
         verdict = "[green]passed[/]" if outcome.passed else "[red]FAILED[/]"
         table.add_row(outcome.model, outcome.role, outcome.gate, verdict, outcome.detail)
     console.print(table)

@@ -21,11 +21,12 @@ from checkpoint_tools.verification.probe import Probe, tiny_probe
 from checkpoint_tools.verification.ranks import activations_on_ranks
 from checkpoint_tools.verification.tiny import original_model, randomize, tiny_model, write_published
 from genrecal_mcore.config import family_of_hf_config
-from genrecal_mcore.layouts import open_checkpoint, published_tensors
+from genrecal_mcore.layouts import open_checkpoint
 from genrecal_mcore.layouts.native import INTERNVL_OLD
 from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
 from genrecal_mcore.native import load_native_model
 from genrecal_mcore.parallel import MeshSpec
+from genrecal_mcore.training.export import write_in_layout_of
 
 ATOL_ONE_RANK = 1e-5
 """Worst seen 8.2e-6; logits reach 6."""
@@ -80,7 +81,9 @@ def check_round_trips(tiny: TinyFamily, folder: Path) -> list[Outcome]:
         convert_to_mcore(source, folder / f"{layout}_teacher", Options(verify=True))
         convert_to_hf(folder / f"{layout}_teacher", folder / f"{layout}_back", overwrite=False)
         problems["teacher"] = problems["teacher"] or _difference(source, folder / f"{layout}_back")
-    problems["student"] = _difference(tiny.published, _student_written_back(tiny, folder / "student"))
+    student = load_native_model(tiny.published, dtype=torch.float32)
+    write_in_layout_of(tiny.published, student, folder / "student")
+    problems["student"] = _difference(tiny.published, folder / "student")
     return [
         Outcome(
             gate="L1",
@@ -108,25 +111,6 @@ def _native_spellings(tiny: TinyFamily, folder: Path) -> Iterator[tuple[str, Pat
     renamed = {old_names[key]: tensor for key, tensor in tensors.items()}
     save_file(renamed, old / "model.safetensors", metadata={"format": "pt"})
     yield "native_old", old
-
-
-def _student_written_back(tiny: TinyFamily, folder: Path) -> Path:
-    """Load the model as a student and write it as `genrecal export` does."""
-    state = load_native_model(tiny.published, dtype=torch.float32).state_dict()
-    checkpoint = open_checkpoint(tiny.published)
-    keys = [key for key in checkpoint.holder if key in state]
-    tensors = dict(published_tensors(checkpoint.layout, checkpoint.config, keys, _State(state)))
-    folder.mkdir()
-    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
-    return folder
-
-
-class _State:
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.tensors = tensors
-
-    def read(self, key: str) -> torch.Tensor:
-        return self.tensors[key].clone()
 
 
 def _difference(expected: Path, found: Path) -> str | None:

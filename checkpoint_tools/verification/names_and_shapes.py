@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from checkpoint_tools.engine import OnMeta, merged_shape, plan_conversion
-from checkpoint_tools.verification.outcome import ROLES, Outcome
+from checkpoint_tools.verification.outcome import Outcome
 from checkpoint_tools.verification.tiny import original_model
 from genrecal_mcore.layouts import HfFolder, published_tensors
 from genrecal_mcore.layouts.checkpoint import Checkpoint, checkpoint_of
@@ -36,18 +36,18 @@ class MetaFolder(HfFolder):
         return self.shapes[key]
 
 
-def check_names_and_shapes(name: str) -> list[Outcome]:
-    """Pass L0 for a published model, and count its parameters; the same table serves both roles."""
+def check_names_and_shapes(name: str) -> Outcome:
+    """Pass L0 for a published model, and count its parameters; one table serves both roles."""
     model = PUBLISHED_MODELS[name]
     try:
         count = _count_parameters(name, model)
     except ValueError as error:
-        return [Outcome(gate="L0", model=name, role=role, passed=False, detail=str(error)) for role in ROLES]
+        return Outcome(gate="L0", model=name, role="both", passed=False, detail=str(error))
     passed = model.num_parameters in (None, count)
     detail = f"{count:,} parameters" + (", as published" if model.num_parameters == count else "")
     if not passed:
         detail += f" instead of the published {model.num_parameters:,}"
-    return [Outcome(gate="L0", model=name, role=role, passed=passed, detail=detail) for role in ROLES]
+    return Outcome(gate="L0", model=name, role="both", passed=passed, detail=detail)
 
 
 def _count_parameters(name: str, model: PublishedModel) -> int:

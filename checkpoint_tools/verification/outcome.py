@@ -12,7 +12,7 @@ class Outcome:
     gate: str
     model: str
     role: str
-    """`teacher` or `student`."""
+    """`teacher`, `student` or `both`."""
     passed: bool
     detail: str
     """What was measured, or what is wrong."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from genrecal_mcore.config import RunConfig, load_run_config
 from genrecal_mcore.layouts import open_checkpoint, published_tensors
@@ -52,9 +52,13 @@ def _write_student(config: RunConfig, run_dir: Path, folder: Path) -> None:
     # Adapters are merged in fp32, and the sum rounded once to the dtype of the files.
     student = load_student(source, dtype=torch.float32)
     apply_result(student, run_dir)
-    student.to(_stored_dtype(source))
+    write_in_layout_of(source, student, folder)
+
+
+def write_in_layout_of(source: Path, student: PreTrainedModel, folder: Path) -> None:
+    """Write a student as `source` is: names, packing, dtype and the files beside the weights."""
     checkpoint = open_checkpoint(source)
-    tensors = student.state_dict()
+    tensors = student.to(checkpoint.dtype(next(iter(checkpoint.holder)))).state_dict()
     keys = [key for key in checkpoint.holder if key in tensors]
     names = published_tensors(checkpoint.layout, checkpoint.config, keys, _InMemory(tensors))
     folder.mkdir(parents=True)
@@ -72,9 +76,3 @@ class _InMemory:
 
     def read(self, key: str) -> torch.Tensor:
         return self.tensors[key]
-
-
-def _stored_dtype(source: Path) -> torch.dtype:
-    path = sorted(source.glob("*.safetensors"))[0]
-    with safe_open(path, framework="pt") as file:
-        return file.get_tensor(next(iter(file.keys()))).dtype

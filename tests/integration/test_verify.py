@@ -100,6 +100,7 @@ def test_a_layer_that_differs_is_named(teacher: Path, circle: Path, tmp_path: Pa
     [
         ([], "name either --all-families"),
         (["--all-families", "--gates", "L0,L4"], "--all-families has the gates L0,L1,L2,L3, not L4"),
+        (["--all-families", "--tp", "4"], "--tp belongs to --hf-path"),
         (["--model", "GPT-4"], "--model GPT-4: expected one of Qwen2-VL-2B"),
         (["--hf-path", str(DEMO_TEACHER), "--gates", "L1"], "need --mcore-path"),
         (["--hf-path", "nowhere", "--gates", "L0"], "nowhere/config.json does not exist"),
