@@ -82,7 +82,7 @@ def convert_to_mcore(
     with replacing(out, source=source, overwrite=options.overwrite) as workspace:
         checkpoint = open_checkpoint(source)
         plan = plan_conversion(checkpoint)
-        _check_layout(plan, options)
+        plan.spec.check_divisible(tp=options.tp, pp=options.pp, options="--")
         dtype = getattr(torch, options.dtype) if options.dtype else stored_dtype(checkpoint)
         pieces = pieces_of(plan, dtype)
         identity = _identity(checkpoint, dtype)
@@ -108,13 +108,6 @@ def convert_to_mcore(
         shutil.rmtree(folder / MARKERS)
         (folder / PLAN_NAME).unlink()
         write_manifest(folder, manifest, known={done.file: done.sha256 for done in finished.values()})
-
-
-def _check_layout(plan: ConversionPlan, options: Options) -> None:
-    try:
-        plan.spec.check_divisible(tp=options.tp, pp=options.pp)
-    except ValueError as error:
-        raise ValueError(str(error).replace("mesh.teacher.", "--")) from None
 
 
 def _identity(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:

@@ -29,12 +29,13 @@ def write_megatron_metadata(folder: Path) -> None:
 def write_manifest(folder: Path, manifest: TeacherManifest, *, known: Mapping[str, str]) -> None:
     """Write `teacher.json` with the digest of every file that is in the folder; `known` ones are not read."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    digests = {name: known.get(name) or _digest(path) for name, path in files.items()}
+    digests = {name: known.get(name) or sha256_of(path) for name, path in files.items()}
     whole = manifest.model_copy(update={"digests": digests})
     (folder / "teacher.json").write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 

@@ -1,17 +1,15 @@
 """Names, shapes and dtypes from the headers of checkpoint files; no tensor is read."""
 
-import json
-import struct
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from checkpoint_tools.conversion import safetensors_reader
 from checkpoint_tools.mcore_folder import LanguageReader
-from checkpoint_tools.streaming import SAFETENSORS_DTYPES
+from genrecal_mcore.layouts import HfFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,32 +22,14 @@ class StoredHeader:
     num_bytes: int
 
 
-_DTYPE_NAMES = {stored: str(dtype).removeprefix("torch.") for dtype, stored in SAFETENSORS_DTYPES.items()}
-
-
-def stored_in_safetensors(file_of: Mapping[str, Path]) -> list[StoredHeader]:
-    """Read the headers of whole safetensors files, each once, in the order of `file_of`.
-
-    Source: the format's description in the safetensors README: length of the header, header, contents.
-    """
-    found: dict[str, StoredHeader] = {}
-    for path in dict.fromkeys(file_of.values()):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            start, end = entry["data_offsets"]
-            dtype = _DTYPE_NAMES.get(entry["dtype"], entry["dtype"])
-            found[name] = StoredHeader(
-                name=name, shape=tuple(entry["shape"]), dtype=dtype, num_bytes=end - start
-            )
-    return [found[name] for name in file_of]
+def stored_in_safetensors(folder: HfFolder) -> list[StoredHeader]:
+    """Return what the safetensors files of an open folder hold."""
+    return [_header(name, folder.shape(name), folder.dtype(name)) for name in folder.file_of]
 
 
 def stored_in_folder(folder: Path) -> list[StoredHeader]:
     """Return what `folder/model.safetensors` holds."""
-    return stored_in_safetensors(safetensors_reader(folder).file_of)
+    return stored_in_safetensors(safetensors_reader(folder))
 
 
 def stored_in_language(folder: Path) -> list[StoredHeader]:
@@ -61,12 +41,16 @@ def stored_in_language(folder: Path) -> list[StoredHeader]:
             f"{folder / '.metadata'} cannot be read ({type(error).__name__}); convert the teacher again"
         ) from None
     return [
-        StoredHeader(
-            name=name,
-            shape=tuple(entry.size),
-            dtype=str(entry.properties.dtype).removeprefix("torch."),
-            num_bytes=entry.size.numel() * entry.properties.dtype.itemsize,
-        )
+        _header(name, tuple(entry.size), entry.properties.dtype)
         for name, entry in stored.items()
         if isinstance(entry, TensorStorageMetadata)
     ]
+
+
+def _header(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> StoredHeader:
+    return StoredHeader(
+        name=name,
+        shape=shape,
+        dtype=str(dtype).removeprefix("torch."),
+        num_bytes=math.prod(shape) * dtype.itemsize,
+    )

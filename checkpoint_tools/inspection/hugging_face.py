@@ -35,7 +35,7 @@ def inspect_hf(folder: Path) -> Inspection:
         plan.keys if plan else attempt(lambda: native_shapes(checkpoint.config, checkpoint.family), problems)
     )
     known = None if expected is None else frozenset(expected)
-    stored = stored_in_safetensors(checkpoint.folder.file_of)
+    stored = stored_in_safetensors(checkpoint.folder)
     is_tied = language is not None and language.tied_embeddings
     return Inspection(
         path=folder,

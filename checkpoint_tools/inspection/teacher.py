@@ -1,7 +1,6 @@
 """Describes a converted teacher."""
 
 from collections.abc import Iterator
-from hashlib import file_digest
 from math import prod
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from checkpoint_tools.engine import HEAD
 from checkpoint_tools.inspection.facts import DigestFacts, Inspection, TeacherFacts, TensorFacts
 from checkpoint_tools.inspection.headers import StoredHeader, stored_in_folder, stored_in_language
 from checkpoint_tools.inspection.hugging_face import attempt, part_of, vision_sizes
+from checkpoint_tools.mcore_folder import sha256_of
 from genrecal_mcore.config import (
     LanguageBodySpec,
     TeacherManifest,
@@ -82,19 +82,13 @@ def check_digests(folder: Path, manifest: TeacherManifest, progress: Progress = 
     advance = progress(sum((folder / name).stat().st_size for name in there))
     differing = []
     for name in there:
-        if sha256_of(folder / name) != manifest.digests[name]:
-            differing.append(name)
+        try:
+            is_same = sha256_of(folder / name) == manifest.digests[name]
+        except OSError:
+            is_same = False
+        differing += [name] * (not is_same)
         advance((folder / name).stat().st_size)
     return DigestFacts(num_files=len(manifest.digests), missing=missing, differing=tuple(differing))
-
-
-def sha256_of(path: Path) -> str | None:
-    """Return the digest of a file, or None when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
 
 
 def _teacher_tensors(

@@ -42,8 +42,11 @@ class LanguageBodySpec(BaseModel):
     tied_embeddings: bool
     mrope_section: tuple[int, ...] | None = None
 
-    def check_divisible(self, *, tp: int, pp: int) -> None:
-        """Raise one `ValueError` that lists every size which tp or pp does not divide."""
+    def check_divisible(self, *, tp: int, pp: int, options: str = "mesh.teacher.") -> None:
+        """Raise one `ValueError` that lists every size which tp or pp does not divide.
+
+        `options`: what stands before `tp` and `pp` where they are set.
+        """
         rules = (
             ("layers", self.num_layers, "pp", pp),
             ("attention heads", self.num_attention_heads, "tp", tp),
@@ -51,7 +54,7 @@ class LanguageBodySpec(BaseModel):
             ("FFN channels", self.ffn_hidden_size, "tp", tp),
         )
         problems = [
-            f"the teacher has {count} {what}, which mesh.teacher.{axis} ({degree}) does not divide"
+            f"the teacher has {count} {what}, which {options}{axis} ({degree}) does not divide"
             for what, count, axis, degree in rules
             if count % degree
         ]
