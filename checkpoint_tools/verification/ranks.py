@@ -17,6 +17,7 @@ from genrecal_mcore.cli.quiet import quiet_imports
 from genrecal_mcore.data.types import Microbatch
 from genrecal_mcore.models import TeacherStage, load_teacher_head, load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
+from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.transfer import Unit
 
@@ -80,7 +81,9 @@ def _local_activations(folder: Path, mesh: MeshSpec, topology: Topology, probe: 
     stage = load_teacher_stage(folder, mesh, topology.teacher_groups, device=topology.device)
     parts = mesh.tp if mesh.sequence_parallel else 1
     batch = probe.microbatch(pad_to_multiple_of=parts).to(topology.device)
-    link = PipelineLink(topology, dtype=stage.body.config.params_dtype, timeout_s=TIMEOUT_S)
+    link = PipelineLink(
+        topology, dtype=stage.body.config.params_dtype, timeout_s=TIMEOUT_S, status=unrecorded_status()
+    )
     found: Activations = {}
     for layer in stage.body.decoder.layers:
         name = f"layer {layer.layer_number - 1}"

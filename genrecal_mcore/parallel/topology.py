@@ -29,6 +29,8 @@ class Topology:
     """tp, cp, dp, pp groups of this rank in the teacher mesh; None on student ranks."""
     student_group: dist.ProcessGroup | None
     """All student ranks; None on teacher ranks."""
+    checkpoint_group: dist.ProcessGroup | None
+    """The same ranks over gloo, for checkpoints that are written beside training; None on teacher ranks."""
     edges: Mapping[EdgeKey, dist.ProcessGroup]
     """Two-rank groups that this rank is in, one for each pair that exchanges features."""
 
@@ -53,6 +55,7 @@ def build_topology(
     """
     teacher_groups = _create_mesh_groups(layout.teacher, rank) if layout.teacher else None
     student_group = dist.new_group(list(layout.student.ranks), group_desc="student")
+    checkpoint_group = dist.new_group(list(layout.student.ranks), backend="gloo", group_desc="checkpoint")
     edges: dict[EdgeKey, dist.ProcessGroup] = {}
     for replica, student_rank in served_pairs:
         assert layout.teacher is not None
@@ -67,6 +70,7 @@ def build_topology(
         device=device,
         teacher_groups=teacher_groups if rank not in layout.student.ranks else None,
         student_group=student_group if rank in layout.student.ranks else None,
+        checkpoint_group=checkpoint_group if rank in layout.student.ranks else None,
         edges=edges,
     )
     _all_reduce_over_edges(topology)

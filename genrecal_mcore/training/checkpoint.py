@@ -1,7 +1,8 @@
 """Saves and finds the state of a run: what learns, the optimizer, the step, the seeds.
 
 A checkpoint is a folder `checkpoints/step_00000100` in torch's distributed format, written under another name
-and renamed when it is whole. Frozen tensors are not in it: `state.json` names the checkpoints that hold them.
+and renamed when it is whole; the file `checkpoints/latest` names the newest for people and scripts. Frozen
+tensors are not in it: `state.json` names the checkpoints that hold them.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from genrecal_mcore.config import RunConfig, load_teacher_manifest
-from genrecal_mcore.training.integrity import DIGESTS_NAME, digests_of
+from genrecal_mcore.training.integrity import DIGESTS_NAME, digests_of, point_latest_to
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def _finish(partial: Path, final: Path, state: RunState, *, keep: int) -> None:
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)
+    point_latest_to(final)
     for old in checkpoints_of(final.parent.parent)[:-keep]:
         shutil.rmtree(old)
 

@@ -46,6 +46,8 @@ def newest_whole(checkpoints: list[Path]) -> Path | None:
             for damaged, what in damages.items():
                 _set_aside(damaged)
                 logger.warning("%s: %s is used instead of %s", what, checkpoint.name, damaged.name)
+            if damages:
+                point_latest_to(checkpoint)
             return checkpoint
         damages[checkpoint] = damage
     if damages:
@@ -54,6 +56,13 @@ def newest_whole(checkpoints: list[Path]) -> Path | None:
             "begin the run again"
         )
     return None
+
+
+def point_latest_to(checkpoint: Path) -> None:
+    """Write a checkpoint's name into the file `latest` beside it, at once or not at all."""
+    written = checkpoint.with_name(".latest")
+    written.write_text(checkpoint.name + "\n", encoding="utf-8")
+    written.replace(checkpoint.with_name("latest"))
 
 
 def _set_aside(checkpoint: Path) -> None:

@@ -27,8 +27,15 @@ from genrecal_mcore.data import (
 )
 from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.observability import set_up_logging, versions_text
-from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
+from genrecal_mcore.parallel import (
+    Layout,
+    Topology,
+    build_topology,
+    install_cpu_shims,
+)
+from genrecal_mcore.status import RankStatus, StatusRecord, status_path
 from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
+from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.integrity import newest_whole
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.transfer import edges
@@ -51,6 +58,8 @@ class Job:
     """Where a resumed run goes on from; None for a fresh one."""
     first_step: int
     """The step that this start of the run begins with."""
+    status: RankStatus
+    stop: StopRequest
 
     def loader(self, role: str) -> UnitLoader:
         """Return a loader of units in the tokens of `role`."""
@@ -117,8 +126,8 @@ def start_process_group(config: RunConfig, *, rank: int, world_size: int, device
     return True
 
 
-def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> None:
-    """Make the run folder and this rank's log file; the config is written once, by rank 0."""
+def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> RankStatus:
+    """Make the run folder, this rank's log file and its status; the config is written once, by rank 0."""
     dist.barrier()  # every rank has looked for an earlier run before rank 0 makes one
     role = layout.who(rank).partition("(")[2].rstrip(")")
     set_up_logging(config.run.dir, rank=rank, role=role, speaks=rank == layout.student.rank_offset)
@@ -126,11 +135,26 @@ def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> None:
         write_run_config(config, config.run.dir / "config.yaml")
         (config.run.dir / "versions.txt").write_text(versions_text(), encoding="utf-8")
     logger.info("one of %d ranks on %s", layout.world_size, platform.node())
+    record = StatusRecord(
+        rank=rank, role=role, host=platform.node(), pid=os.getpid(), world_size=layout.world_size
+    )
+    return RankStatus(status_path(config.run.dir, rank), record)
 
 
-def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.device, resume: bool) -> Job:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankSetup:
+    """What a rank is given before the job is set up."""
+
+    rank: int
+    device: torch.device
+    status: RankStatus
+    stop: StopRequest
+
+
+def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: bool) -> Job:
     """Check the data, make the groups, find the checkpoint to go on from (collective over the world)."""
-    stage = stage_of(config)
+    rank, stage = setup.rank, stage_of(config)
+    setup.status.at("checks the data, with all ranks")
     processors = load_processors(config)
     index = build_index(
         config.data, processors, rank=rank, world_size=layout.world_size, gather=gather_over_world
@@ -139,17 +163,20 @@ def set_up_job(config: RunConfig, layout: Layout, *, rank: int, device: torch.de
     if rank == 0:
         write_skipped(config.run.dir / "skipped.jsonl", index)
     checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=rank) if resume else None
+    setup.status.at("makes process groups, with all ranks")
     served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
     return Job(
         config=config,
         stage=stage,
-        topology=build_topology(layout, rank=rank, device=device, served_pairs=served),
+        topology=build_topology(layout, rank=rank, device=setup.device, served_pairs=served),
         index=index,
         order=SampleOrder(len(index), config.train.seed, index.digest),
         batch=batch_shape(config),
         processors=processors,
         checkpoint=checkpoint,
         first_step=read_run_state(checkpoint).step if checkpoint else 0,
+        status=setup.status,
+        stop=setup.stop,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from genrecal_mcore.parallel import Topology
+from genrecal_mcore.status import RankStatus
 from genrecal_mcore.transfer import TransferError, Unit, wait_for
 
 MAX_SENDS_IN_FLIGHT = 2
@@ -19,12 +20,15 @@ MAX_SENDS_IN_FLIGHT = 2
 class PipelineLink:
     """This rank's two ends of the pipeline: the stage before it and the stage after it."""
 
-    def __init__(self, topology: Topology, *, dtype: torch.dtype, timeout_s: float) -> None:
+    def __init__(
+        self, topology: Topology, *, dtype: torch.dtype, timeout_s: float, status: RankStatus
+    ) -> None:
         assert topology.teacher_groups is not None
         self.topology = topology
         self.group = topology.teacher_groups.pp
         self.dtype = dtype
         self.timeout_s = timeout_s
+        self.status = status
         self.in_flight: deque[tuple[dist.Work, torch.Tensor, Unit]] = deque()
 
     def receive(self, unit: Unit, shape: tuple[int, int, int]) -> torch.Tensor:
@@ -34,7 +38,7 @@ class PipelineLink:
         with self._naming_both_ends(peer, unit, "hidden states did not come"):
             work = dist.irecv(hidden_states, src=peer, group=self.group)
             assert work is not None
-            wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
+            self._wait(work, peer, unit)
         return hidden_states
 
     def send(self, unit: Unit, hidden_states: torch.Tensor) -> None:
@@ -56,6 +60,11 @@ class PipelineLink:
     def _finish_oldest(self) -> None:
         work, _, unit = self.in_flight.popleft()
         with self._naming_both_ends(self._peer(1), unit, "hidden states were not taken"):
+            self._wait(work, self._peer(1), unit)
+
+    def _wait(self, work: dist.Work, peer: int, unit: Unit) -> None:
+        who = self.topology.layout.who(peer)
+        with self.status.waiting(who, step=unit.step, microbatch=unit.microbatch):
             wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
 
     def _peer(self, step: int) -> int:

@@ -6,6 +6,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,11 +21,13 @@ from genrecal_mcore.training.checkpoint import (
     input_digests,
     load_checkpoint,
     read_run_state,
-    save_checkpoint,
     trainable_state,
 )
+from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
+from genrecal_mcore.training.ending import StopRequest, recorded_end
 from genrecal_mcore.training.job import (
     Job,
+    RankSetup,
     check_inputs,
     check_run_dir,
     choose_device,
@@ -50,11 +53,12 @@ from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RouteP
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, *, resume: bool) -> None:
+def train(config: RunConfig, *, resume: bool, stop_file: Path | None = None) -> None:
     """Train one stage as one rank of the job that torchrun (or a single process) started.
 
-    Raises `ValueError` for a configuration that cannot work and `RuntimeError` for a run that broke; nothing
-    is written before the configuration has passed.
+    As soon as `stop_file` exists the run ends after the step in work, with a checkpoint, and `RunPreempted`
+    is raised. Raises `ValueError` for a configuration that cannot work and `RuntimeError` for a run that
+    broke; nothing is written before the configuration has passed.
     """
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     layout = layout_of(config.mesh, world_size=world_size)
@@ -62,13 +66,19 @@ def train(config: RunConfig, *, resume: bool) -> None:
     check_run_dir(config, resume=resume)
     device = choose_device(config)
     owns_group = start_process_group(config, rank=rank, world_size=world_size, device=device)
-    set_up_run_dir(config, layout, rank=rank)
-    job = set_up_job(config, layout, rank=rank, device=device, resume=resume)
-    if job.topology.is_teacher:
-        run_teacher_rank(job)
-    else:
-        run_student_rank(job)
-    dist.barrier()
+    status = set_up_run_dir(config, layout, rank=rank)
+    stop = StopRequest(stop_file)
+    setup = RankSetup(rank=rank, device=device, status=status, stop=stop)
+    is_teacher = layout.mesh_of(rank) is layout.teacher
+    with recorded_end(status, stop, is_teacher=is_teacher):
+        job = set_up_job(config, layout, setup, resume=resume)
+        if is_teacher:
+            run_teacher_rank(job)
+        else:
+            run_student_rank(job)
+        status.at("has finished, waits for all ranks")
+        dist.barrier()
+    status.close()
     if owns_group:
         dist.destroy_process_group()
 
@@ -89,6 +99,7 @@ def run_teacher_rank(job: Job) -> None:
     config, topology = job.config, job.topology
     mesh = topology.layout.teacher
     assert mesh is not None and config.teacher is not None and topology.teacher_groups is not None
+    job.status.at("loads the teacher")
     teacher = load_teacher_stage(
         config.teacher.checkpoint, mesh, topology.teacher_groups, device=topology.device
     )
@@ -97,11 +108,12 @@ def run_teacher_rank(job: Job) -> None:
     rank = TeacherRank(
         teacher=teacher,
         loader=job.loader("teacher"),
-        link=PipelineLink(topology, dtype=dtype, timeout_s=config.transfer.timeout_s),
+        link=PipelineLink(topology, dtype=dtype, timeout_s=config.transfer.timeout_s, status=job.status),
         sender=feature_sender(job) if teacher.is_last_stage else None,
         plan=route_plan(job),
         stage=job.stage,
         device=topology.device,
+        status=job.status,
     )
     run_teacher(rank, replica, first_step=job.first_step, last_step=config.train.steps)
 
@@ -122,6 +134,7 @@ def feature_sender(job: Job) -> FeatureSender:
         prefetch=transfer.prefetch,
         timeout_s=transfer.timeout_s,
         who=topology.layout.who,
+        status=job.status,
     )
 
 
@@ -141,6 +154,7 @@ def feature_receiver(job: Job, module: StudentModule) -> FeatureReceiver:
         dtype=module.teacher_head.dtype,
         device=topology.device,
         who=topology.layout.who,
+        status=job.status,
     )
 
 
@@ -151,18 +165,23 @@ def run_student_rank(job: Job) -> None:
         run_student(rank, job.config, first_step=job.first_step)
     finally:
         rank.recorder.close()
+        rank.checkpoints.close()
 
 
 def build_student_rank(job: Job) -> StudentRank:
     """Return everything that the student loop works with, at the job's first step (collective)."""
     config, group = job.config, job.topology.student_group
-    assert group is not None
+    assert group is not None and job.topology.checkpoint_group is not None
+    job.status.at("loads the student")
     module = build_student_module(config, device=job.topology.device)
     log_parameters(module, job.stage)
     feed = student_feed(job, module)
     shard_(module, config, group)
     optimizer = build_optimizer(trainable_parameters(module), config.train)
     digests = input_digests(config)
+    writer = CheckpointWriter(
+        config.run.dir, group=job.topology.checkpoint_group, keep=config.train.keep_checkpoints
+    )
     if job.checkpoint is not None:
         resume_from(job, module, optimizer, run_state(job, digests, job.first_step))
     return StudentRank(
@@ -170,7 +189,12 @@ def build_student_rank(job: Job) -> StudentRank:
         optimizer=optimizer,
         units=student_units(job, feed),
         recorder=step_recorder(job, feed),
-        save=lambda steps_done: save(job, module, optimizer, run_state(job, digests, steps_done)),
+        save=lambda steps_done: writer.save(
+            run_state(job, digests, steps_done), trainable_state(module, optimizer)
+        ),
+        checkpoints=writer,
+        is_asked_to_stop=lambda: job.stop.all_reduce_is_made(group, job.topology.device),
+        status=job.status,
         student_rank=group.rank(),
     )
 
@@ -219,26 +243,6 @@ def student_feed(job: Job, module: StudentModule) -> StudentFeed:
     return StudentFeed(
         job.loader("student"), teacher, stage=job.stage, tokens=tokens, device=job.topology.device
     )
-
-
-def save(job: Job, module: StudentModule, optimizer: torch.optim.Optimizer, state: RunState) -> None:
-    """Write a checkpoint of the run (collective over the student group).
-
-    Raises `RuntimeError` when it is the last one and cannot be written: there would be no result.
-    """
-    group = job.topology.student_group
-    assert group is not None
-    is_written = save_checkpoint(
-        job.config.run.dir,
-        state,
-        trainable_state(module, optimizer),
-        group=group,
-        keep=job.config.train.keep_checkpoints,
-    )
-    if not is_written and state.step == job.config.train.steps:
-        raise RuntimeError(
-            f"the last checkpoint could not be written to {job.config.run.dir}; make room and pass --resume"
-        )
 
 
 def run_state(job: Job, digests: InputDigests, steps_done: int) -> RunState:

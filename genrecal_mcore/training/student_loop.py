@@ -3,12 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch.distributed.fsdp import FSDPModule
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import seed_unit
+from genrecal_mcore.status import RankStatus
+from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
+from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
 from genrecal_mcore.training.recorder import StepRecord, StepRecorder
 from genrecal_mcore.training.student_module import LOSS_TERMS, StudentModule, StudentUnit
@@ -24,12 +28,19 @@ class StudentRank:
     units: Iterator[StudentUnit]
     recorder: StepRecorder
     save: Callable[[int], None]
-    """Writes a checkpoint that says how many steps are done."""
+    """Begins to write a checkpoint that says how many steps are done."""
+    checkpoints: CheckpointWriter
+    is_asked_to_stop: Callable[[], bool]
+    """The same on all student ranks (collective)."""
+    status: RankStatus
     student_rank: int
 
 
 def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> None:
-    """Train from `first_step` to the last step; record each, save every so often and at the end."""
+    """Train from `first_step` to the last step; record each, save every so often and at the end.
+
+    Raises `RunPreempted` when the run was asked to stop, `RuntimeError` when its result cannot be written.
+    """
     for step in range(first_step, config.train.steps):
         started = time.perf_counter()
         lr = learning_rate(step, config.train)
@@ -46,8 +57,25 @@ def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> Non
             StepRecord(step=step, lr=lr, sums=sums, unit=unit, grad_norm=grad_norm, seconds=seconds)
         )
         steps_done = step + 1
-        if steps_done % config.train.checkpoint_every_steps == 0 or steps_done == config.train.steps:
+        is_last = steps_done == config.train.steps
+        is_stopped = not is_last and rank.is_asked_to_stop()
+        if is_last or is_stopped or steps_done % config.train.checkpoint_every_steps == 0:
             rank.save(steps_done)
+        if is_stopped:
+            leave_early(rank, steps_done)
+    if not rank.checkpoints.wait():
+        raise RuntimeError(
+            f"the last checkpoint could not be written to {config.run.dir}; make room and pass --resume"
+        )
+
+
+def leave_early(rank: StudentRank, steps_done: int) -> NoReturn:
+    """Wait for the checkpoint and raise `RunPreempted`."""
+    rank.status.at("writes the last checkpoint before it stops, with all student ranks")
+    end = f"stopped as asked, {steps_done} steps are done"
+    if not rank.checkpoints.wait():
+        end += "; the checkpoint could not be written, the one before it stays the newest"
+    raise RunPreempted(end)
 
 
 def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tuple[torch.Tensor, StudentUnit]:
@@ -59,6 +87,7 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
     last = config.train.accumulation_steps - 1
     for microbatch in range(config.train.accumulation_steps):
         unit = next(rank.units)
+        rank.status.at("computes, with all student ranks", step=step, microbatch=microbatch)
         seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)
         assert isinstance(rank.module, FSDPModule)
         rank.module.set_requires_gradient_sync(microbatch == last)

@@ -12,6 +12,7 @@ import torch
 
 from genrecal_mcore.data import Microbatch, UnitLoader, payload_rows
 from genrecal_mcore.models import TeacherStage
+from genrecal_mcore.status import RankStatus
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.transfer import (
@@ -38,12 +39,14 @@ class TeacherRank:
     plan: RoutePlan
     stage: Stage
     device: torch.device
+    status: RankStatus
 
 
 @torch.inference_mode()
 def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
     """Compute and send the features of all units that a replica serves in steps `[first_step, last_step)`."""
     for unit in units_of_replica(replica, rank.plan, first_step, last_step):
+        rank.status.at("computes, with its tp ranks", step=unit.step, microbatch=unit.microbatch)
         batch = load_unit(rank, unit)
         if rank.teacher.is_first_stage:
             hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))

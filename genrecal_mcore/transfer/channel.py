@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from genrecal_mcore.status import RankStatus
 from genrecal_mcore.transfer.header import HEADER_NUM_INTS, Header, check_header, make_header
 from genrecal_mcore.transfer.route_plan import Unit
 from genrecal_mcore.transfer.waiting import TransferError, wait_for
@@ -59,7 +60,7 @@ class _Receiving:
 class FeatureSender:
     """The teacher's end, on one tp rank of the last stage."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the two ends of a wire have this many facts
         self,
         edges: Mapping[int, Edge],
         *,
@@ -67,12 +68,14 @@ class FeatureSender:
         prefetch: int,
         timeout_s: float,
         who: Callable[[int], str],
+        status: RankStatus,
     ) -> None:
         self.edges = edges
         self.is_header_sender = is_header_sender
         self.prefetch = prefetch
         self.timeout_s = timeout_s
         self.who = who
+        self.status = status
         self.in_flight: deque[_Sending] = deque()
         self.waited_s = 0.0
         self.bytes_sent = 0
@@ -111,7 +114,7 @@ class FeatureSender:
         sending = self.in_flight.popleft()
         started = time.perf_counter()
         for work, buffer in zip(sending.works, sending.buffers, strict=True):
-            with _naming_both_ends(self, sending.peer_rank, sending.unit):
+            with _waiting(self, sending.peer_rank, sending.unit):
                 wait_for(work, timeout_s=self.timeout_s, device=buffer.device)
         self.waited_s += time.perf_counter() - started
 
@@ -136,6 +139,7 @@ class FeatureReceiver:
         dtype: torch.dtype,
         device: torch.device,
         who: Callable[[int], str],
+        status: RankStatus,
     ) -> None:
         self.edges = edges
         self.timeout_s = timeout_s
@@ -143,6 +147,7 @@ class FeatureReceiver:
         self.dtype = dtype
         self.device = device
         self.who = who
+        self.status = status
         self.posted: deque[_Receiving] = deque()
         self.waited_s = 0.0
         self.bytes_received = 0
@@ -206,8 +211,18 @@ class FeatureReceiver:
         return work
 
     def _wait(self, work: dist.Work, peer_rank: int, unit: Unit) -> None:
-        with _naming_both_ends(self, peer_rank, unit):
+        with _waiting(self, peer_rank, unit):
             wait_for(work, timeout_s=self.timeout_s, device=self.device)
+
+
+@contextmanager
+def _waiting(end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit) -> Iterator[None]:
+    """Record who is waited for while it lasts, and name both ends when it fails."""
+    with (
+        _naming_both_ends(end, peer_rank, unit),
+        end.status.waiting(end.who(peer_rank), step=unit.step, microbatch=unit.microbatch),
+    ):
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.transfer import (
     HEADER_BYTES,
     Edge,
@@ -58,7 +59,14 @@ def who(rank: int) -> str:
 def make_sender(*, prefetch: int = 2, timeout_s: float = 20.0) -> FeatureSender:
     rank, receiver = dist.get_rank(), dist.get_world_size() - 1
     edges = {0: Edge(group=edge_groups()[rank], peer_rank=receiver)}
-    return FeatureSender(edges, is_header_sender=rank == 0, prefetch=prefetch, timeout_s=timeout_s, who=who)
+    return FeatureSender(
+        edges,
+        is_header_sender=rank == 0,
+        prefetch=prefetch,
+        timeout_s=timeout_s,
+        who=who,
+        status=unrecorded_status(),
+    )
 
 
 def make_receiver(*, timeout_s: float = 20.0) -> FeatureReceiver:
@@ -70,6 +78,7 @@ def make_receiver(*, timeout_s: float = 20.0) -> FeatureReceiver:
         dtype=torch.float32,
         device=torch.device("cpu"),
         who=who,
+        status=unrecorded_status(),
     )
 
 

@@ -15,6 +15,7 @@ from genrecal_mcore.data import Microbatch, ModelProcessor, Sample, Turn, load_p
 from genrecal_mcore.models import TeacherStage
 from genrecal_mcore.models.teacher import load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
+from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.transfer import Unit
 from tests.helpers.rank_pool import RankPool
@@ -122,7 +123,7 @@ def local_features(
     stage = load_teacher_stage(folder, mesh, topology.teacher_groups, device=topology.device)
     parts = mesh.tp if mesh.sequence_parallel else 1
     batch = microbatch(load_processor(folder / "tokenizer"), samples, pad_to_multiple_of=parts)
-    link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0)
+    link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0, status=unrecorded_status())
     if stage.is_first_stage:
         hidden_states = stage.embed(batch.input_ids, image_features(stage, batch))
     else:

@@ -20,6 +20,7 @@ from transformers import (
 from checkpoint_tools.conversion import Options, convert_to_mcore
 from genrecal_mcore.models.teacher import load_teacher_head, load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
+from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.transfer import Unit
 from tests.helpers.closeness import assert_relatively_close
@@ -123,7 +124,7 @@ def features_on_this_rank(folder: Path, input_ids: list[list[int]]) -> np.ndarra
     if not topology.is_teacher:
         return None
     stage = load_teacher_stage(folder, MESH, topology.teacher_groups, device=topology.device)
-    link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0)
+    link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0, status=unrecorded_status())
     ids = torch.tensor(input_ids)
     num_samples, length = ids.shape
     if stage.is_first_stage:

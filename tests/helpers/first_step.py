@@ -14,7 +14,9 @@ from genrecal_mcore.data import ModelProcessor, SampleIndex, build_index, load_p
 from genrecal_mcore.native import load_native_model
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.parallel import install_cpu_shims, layout_of
-from genrecal_mcore.training.job import set_up_job
+from genrecal_mcore.status import unrecorded_status
+from genrecal_mcore.training.ending import StopRequest
+from genrecal_mcore.training.job import RankSetup, set_up_job
 from genrecal_mcore.training.recorder import StepRecord
 from genrecal_mcore.training.run import build_student_rank, run_teacher_rank
 from genrecal_mcore.training.student_loop import accumulate_gradients, gradient_norm
@@ -47,7 +49,10 @@ def first_step(raw_config: dict[str, Any]) -> dict[str, Any] | None:
     layout = layout_of(config.mesh, world_size=dist.get_world_size())
     config.run.dir.mkdir(parents=True, exist_ok=True)
     rank = dist.get_rank()
-    job = set_up_job(config, layout, rank=rank, device=torch.device("cpu"), resume=False)
+    setup = RankSetup(
+        rank=rank, device=torch.device("cpu"), status=unrecorded_status(), stop=StopRequest(None)
+    )
+    job = set_up_job(config, layout, setup, resume=False)
     if job.topology.is_teacher:
         run_teacher_rank(job)
         return None

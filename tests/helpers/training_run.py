@@ -9,7 +9,8 @@ from typing import Any
 import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.training import run, train
+from genrecal_mcore.training import train
+from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.recorder import StepRecorder
 from genrecal_mcore.transfer import FeatureSender
 
@@ -17,9 +18,9 @@ MEASURED_FIELDS = ("step_s", "student_wait_s", "teacher_wait_s", "peak_memory_by
 """Fields of a metrics line that differ from run to run."""
 
 
-def train_run(raw_config: dict[str, Any], *, resume: bool = False) -> None:
+def train_run(raw_config: dict[str, Any], *, resume: bool = False, stop_file: Path | None = None) -> None:
     """Train as `genrecal train` does, in the process group that the pool has made."""
-    train(RunConfig.model_validate(raw_config), resume=resume)
+    train(RunConfig.model_validate(raw_config), resume=resume, stop_file=stop_file)
 
 
 def resume_run(raw_config: dict[str, Any]) -> None:
@@ -55,22 +56,23 @@ def train_until_teacher_dies(raw_config: dict[str, Any], dying_rank: int, last_s
 
 def train_on_a_full_disk(raw_config: dict[str, Any], full_at: int) -> None:
     """Train; while the checkpoint of step `full_at` is written, no file may become larger than 2000 bytes."""
-    save = run.save_checkpoint
+    save = CheckpointWriter.save
 
-    def limited(run_dir: Path, state: Any, *args: Any, **options: Any) -> bool:
+    def limited(self: CheckpointWriter, state: Any, tensors: Any) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         if state.step == full_at:
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
         try:
-            return save(run_dir, state, *args, **options)
+            save(self, state, tensors)
+            self.wait()  # the limit holds for the whole process, the metrics' file too
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    run.save_checkpoint = limited  # type: ignore[assignment]
+    CheckpointWriter.save = limited  # type: ignore[method-assign]
     try:
         train_run(raw_config)
     finally:
-        run.save_checkpoint = save
+        CheckpointWriter.save = save  # type: ignore[method-assign]
 
 
 def train_with_two_seeds(raw_config: dict[str, Any], num_teacher_ranks: int) -> None:

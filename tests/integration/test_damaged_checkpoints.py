@@ -87,6 +87,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_and_nothing_is_lost(
     assert numbers_of(copied) == numbers_of(undisturbed)
     assert damage_of(checkpoints_of(copied)[-1]) is None
     assert (checkpoints_dir(copied) / ".damaged_step_00000006").is_dir()
+    assert (checkpoints_dir(copied) / "latest").read_text() == "step_00000006\n"
     log = (copied / "logs" / "rank_000.log").read_text(encoding="utf-8")
     assert "__0_0.distcp is not as it was written: step_00000004 is used instead of step_00000006" in log
 
@@ -115,7 +116,7 @@ def test_a_full_disk_ends_the_save_and_not_the_run(
     rank_pool.run(train_on_a_full_disk, 3, config_of(tiny_folders, run_dir), 4)
     assert numbers_of(run_dir) == numbers_of(undisturbed)
     names = sorted(path.name for path in checkpoints_dir(run_dir).iterdir())
-    assert names == ["step_00000002", "step_00000006"]
+    assert names == ["latest", "step_00000002", "step_00000006"]
     log = (run_dir / "logs" / "rank_001.log").read_text(encoding="utf-8")
     assert "checkpoint of step 4 was not written" in log and "File too large" in log
     assert "the run goes on, and its older checkpoints stay" in log

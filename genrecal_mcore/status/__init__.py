@@ -1,0 +1,23 @@
+"""Where each rank is: written while it runs, explained afterwards.
+
+Light on purpose: reading a run's last words imports no torch. Start with `rank_status`.
+"""
+
+from genrecal_mcore.status.explain import Explanation, explain_run
+from genrecal_mcore.status.rank_status import (
+    RankStatus,
+    StatusRecord,
+    read_statuses,
+    status_path,
+    unrecorded_status,
+)
+
+__all__ = [
+    "Explanation",
+    "RankStatus",
+    "StatusRecord",
+    "explain_run",
+    "read_statuses",
+    "status_path",
+    "unrecorded_status",
+]

@@ -1,0 +1,121 @@
+"""What a rank is doing, in a small file that outlives the process: `genrecal explain` reads these files.
+
+The record is rewritten in place with one system call: that costs microseconds, and what a killed process
+wrote last is there. Refuses to judge: who was at fault is for the reader of all ranks' records to say.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+RECORD_BYTES = 2048
+MAX_END_CHARACTERS = 400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusRecord:
+    """What one rank said last."""
+
+    rank: int
+    role: str
+    """Such as `teacher tp 1 pp 0 dp 0`."""
+    host: str
+    pid: int
+    world_size: int
+    step: int | None = None
+    """None before the first step."""
+    microbatch: int | None = None
+    doing: str = "starts"
+    waiting_on: str | None = None
+    """Who it waits for; None while it computes."""
+    since: float = 0.0
+    """When it began with that, seconds since the epoch."""
+    end: str | None = None
+    """How it ended; None while it runs, and for ever when it was killed."""
+
+    def describe(self) -> str:
+        """Say in a few words where the rank is."""
+        where = "before the first step" if self.step is None else f"step {self.step}"
+        if self.microbatch is not None:
+            where += f", microbatch {self.microbatch}"
+        return f"{where}: {self.doing}" + (f" for {self.waiting_on}" if self.waiting_on else "")
+
+
+class RankStatus:
+    """This rank's record; every change is written at once."""
+
+    def __init__(self, path: Path, record: StatusRecord) -> None:
+        self.record = replace(record, since=time.time())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._write()
+
+    def at(self, doing: str, *, step: int | None = None, microbatch: int | None = None) -> None:
+        """Say what this rank begins to do; step and microbatch stay as they were where none is given."""
+        step = self.record.step if step is None else step
+        microbatch = self.record.microbatch if microbatch is None else microbatch
+        self._set(doing=doing, step=step, microbatch=microbatch, waiting_on=None)
+
+    @contextmanager
+    def waiting(self, whom: str, *, step: int, microbatch: int) -> Iterator[None]:
+        """Say whom this rank waits for; when the wait is over, what was said before holds again.
+
+        When it fails, the record stays: it is what a reader wants to see.
+        """
+        before = self.record
+        self._set(doing="waits", step=step, microbatch=microbatch, waiting_on=whom)
+        yield
+        self.record = replace(before, since=time.time())
+        self._write()
+
+    def ends(self, how: str) -> None:
+        """Say how this rank ended; the first word stands."""
+        if self.record.end is None:
+            self.record = replace(self.record, end=how[:MAX_END_CHARACTERS])
+            self._write()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def _set(self, **changes: str | int | None) -> None:
+        self.record = replace(self.record, since=time.time(), **changes)  # type: ignore[arg-type]
+        self._write()
+
+    def _write(self) -> None:
+        line = json.dumps(asdict(self.record)).encode()
+        os.pwrite(self._file, line.ljust(RECORD_BYTES - 1) + b"\n", 0)
+
+
+def unrecorded_status() -> RankStatus:
+    """Return a status that nobody reads, for ranks without a run folder."""
+    return RankStatus(Path(os.devnull), StatusRecord(rank=0, role="", host="", pid=os.getpid(), world_size=1))
+
+
+def status_path(run_dir: Path, rank: int) -> Path:
+    """Return where a rank keeps its record."""
+    return run_dir / "logs" / f"rank_{rank:03d}.status.json"
+
+
+def read_statuses(run_dir: Path) -> list[StatusRecord]:
+    """Return the records of a run's newest start, by rank; raises `ValueError` when there is none."""
+    # An empty file is that of a rank which is about to write its first record.
+    paths = [path for path in (run_dir / "logs").glob("rank_*.status.json") if path.stat().st_size]
+    records = sorted((_read(path) for path in paths), key=lambda record: record.rank)
+    if not records:
+        raise ValueError(
+            f"{run_dir / 'logs'} holds no rank_*.status.json; name the folder of a run that was started"
+        )
+    newest = max(records, key=lambda record: record.since)
+    return [record for record in records if record.rank < newest.world_size]
+
+
+def _read(path: Path) -> StatusRecord:
+    try:
+        return StatusRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the record of a rank ({error})") from None
