@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SLURM_PACKAGES := slurm-wlm munge iproute2 util-linux
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-all check format
+.PHONY: help install demo test test-all test-slurm check format
 
 help:
 	@echo "make demo      convert, train three stages, evaluate, report: minutes on two cores"
 	@echo "make test      the tests of every change"
 	@echo "make test-all  the full product of layouts too"
-	@echo "make check     ruff, mypy, import-linter, shellcheck"
+	@echo "make test-slurm  jobs, faults and kills on a Slurm of its own; needs root on Debian or Ubuntu"
+	@echo "make check     ruff, mypy, import-linter, shellcheck, hadolint"
 	@echo "make format    ruff's formatting"
 
 install: $(STAMP)
@@ -27,10 +29,17 @@ demo: $(STAMP)
 	$(BIN)/genrecal demo --overwrite
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not slurm and not faults"
 
 test-all: $(STAMP)
-	$(PYTEST)
+	$(PYTEST) -m "not slurm and not faults"
+
+# Without root or the packages the tests on a cluster are skipped, and say why.
+test-slurm: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && ! command -v slurmctld >/dev/null && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(SLURM_PACKAGES) || true; fi
+	$(PYTEST) -m "slurm or faults" -rs
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -38,6 +47,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shellcheck -x examples/*.sh
+	$(BIN)/hadolint Dockerfile
 
 format: $(STAMP)
 	$(BIN)/ruff format .
