@@ -17,5 +17,5 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 # shellcheck source=examples/slurm_lib.sh
 source examples/slurm_lib.sh
-run_and_watch "${SRUN[@]}" python checkpoint_tools/hf2mcore.py --hf-path "$HF_PATH" --out "$OUT" --tp "$TP" --pp "$PP" \
+"${SRUN[@]}" python checkpoint_tools/hf2mcore.py --hf-path "$HF_PATH" --out "$OUT" --tp "$TP" --pp "$PP" \
     --jobs "$JOBS" --verify --resume

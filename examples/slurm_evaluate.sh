@@ -16,7 +16,7 @@ cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 # shellcheck source=examples/slurm_lib.sh
 source examples/slurm_lib.sh
 if [[ ! -e $OUT ]]; then
-    run_and_watch "${SRUN[@]}" python -m genrecal_mcore.cli.main export "$RUN" --out "$OUT"
+    "${SRUN[@]}" python -m genrecal_mcore.cli.main export "$RUN" --out "$OUT"
 fi
-run_and_watch "${SRUN[@]}" python -m genrecal_mcore.cli.main evaluate "$OUT/student" --data "$DATA" \
+"${SRUN[@]}" python -m genrecal_mcore.cli.main evaluate "$OUT/student" --data "$DATA" \
     --images "$IMAGES" --out "$OUT/scores" --overwrite

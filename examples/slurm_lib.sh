@@ -15,38 +15,45 @@ else
     export PATH
 fi
 
-# Before the time limit or a preemption Slurm sends USR1 (--signal=B:USR1@...): the job goes back into the queue and,
-# being started with --resume-or-begin, goes on from its newest checkpoint.
-requeue() {
-    echo "$(date +%T) signal received: job ${SLURM_JOB_ID} is requeued and will go on from its newest checkpoint"
-    scontrol requeue "$SLURM_JOB_ID"
-}
-
-# run_and_watch COMMAND...: run it in the background, so that bash can take the signal, and end as it ends.
-run_and_watch() {
-    trap requeue USR1
-    "$@" &
-    local command=$! code=0
-    wait "$command" || code=$?
-    while kill -0 "$command" 2>/dev/null; do # a signal ends wait, not the command
-        code=0
-        wait "$command" || code=$?
-    done
-    return "$code"
-}
+# Before the time limit or a preemption Slurm sends USR1 (--signal=B:USR1@...). The ranks see this file, finish their step,
+# write a checkpoint and leave; the job goes back into the queue and, once started again, on from there.
+STOP_FILE=$PWD/.stop_$SLURM_JOB_ID
 
 # train TEACHER_NODES RANKS_PER_TEACHER_NODE RANKS_PER_STUDENT_NODE ARGUMENTS...: one torchrun a node, the teacher's nodes
-# first, so that its ranks are the first of the job.
+# first, so that its ranks are the first of the job. Ends as the run does, or goes back into the queue when Slurm asked.
 train() {
     local -x TEACHER_NODES=$1 TEACHER_RANKS=$2 STUDENT_RANKS=$3 MASTER_ADDR MASTER_PORT
     shift 3
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+    rm -f "$STOP_FILE"
+    trap 'echo "$(date +%T) asked to stop: the step ends, a checkpoint is written"; touch "$STOP_FILE"' USR1
+
+    # A layout that does not fit ends here, in seconds.
+    local ranks=$((TEACHER_NODES * TEACHER_RANKS + (SLURM_NNODES - TEACHER_NODES) * STUDENT_RANKS))
+    "${SRUN[@]}" --nodes=1 python -m genrecal_mcore.cli.main plan "$@" --ranks "$ranks"
+
     # shellcheck disable=SC2016  # expanded on each node
-    run_and_watch "${SRUN[@]}" bash -c '
+    "${SRUN[@]}" bash -c '
         ranks=$STUDENT_RANKS
         if ((SLURM_NODEID < TEACHER_NODES)); then ranks=$TEACHER_RANKS; fi
         exec python -m torch.distributed.run --nnodes="$SLURM_NNODES" --node-rank="$SLURM_NODEID" \
             --nproc-per-node="$ranks" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" \
-            -m genrecal_mcore.cli.main train "$@"' bash "$@" --resume-or-begin
+            -m genrecal_mcore.cli.main train "$@"' \
+        bash "$@" --resume-or-begin --stop-file "$STOP_FILE" & # in the background: bash then takes signals at once
+    local run=$! code=0
+    wait "$run" || code=$?
+    while kill -0 "$run" 2>/dev/null; do # a signal ends wait, not the run
+        code=0
+        wait "$run" || code=$?
+    done
+
+    if [[ -e $STOP_FILE ]] && ((code != 0)); then
+        rm -f "$STOP_FILE"
+        echo "$(date +%T) preempted: job $SLURM_JOB_ID goes back into the queue"
+        scontrol requeue "$SLURM_JOB_ID"
+        exit 75 # EX_TEMPFAIL, seen where the job may not be requeued
+    fi
+    rm -f "$STOP_FILE"
+    return "$code"
 }

@@ -10,13 +10,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from tests.helpers.closeness import TOLERANCE, WORST  # noqa: E402
+from tests.helpers.measured import MEASURED  # noqa: E402
 from tests.helpers.rank_pool import RankPool  # noqa: E402
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the worst difference of each comparison beside its tolerance."""
+    """Print the worst difference of each comparison beside its tolerance, then what was measured."""
     for name, worst in sorted(WORST.items()):
         terminalreporter.write_line(f"{name}: worst relative difference {worst:.1e} of {TOLERANCE[name]:.0e}")
+    for line in MEASURED:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,143 @@
+"""Breaks jobs in every way that a cluster knows, and compares what they end with to an undisturbed run.
+
+The summary shows the time from each fault to the end of the job.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from genrecal_mcore.status import explain_run
+from tests.helpers.measured import MEASURED
+from tests.slurm.cluster import LocalSlurm
+from tests.slurm.jobs import (
+    CHECKPOINT_EVERY,
+    END_TIMEOUT_S,
+    STEPS,
+    Workplace,
+    has_ended,
+    is_not_running,
+    numbers_of,
+    rank_at_step,
+    wait_until,
+)
+
+pytestmark = pytest.mark.slurm
+
+FAULT_STEP = CHECKPOINT_EVERY + 2
+RANKS = {
+    "teacher-first-stage": 0,
+    "teacher-tp-peer": 1,
+    "teacher-last-stage": 2,
+    "student-0": 4,
+    "student-1": 5,
+}
+
+
+def measure_the_end(name: str, workplace: Workplace, job_id: int) -> None:
+    """Wait until the job's processes are gone; note how long that took."""
+    started = time.monotonic()
+    workplace.cluster.wait(job_id, is_not_running, timeout_s=END_TIMEOUT_S)
+    MEASURED.append(f"{name}: {time.monotonic() - started:.1f} s from the fault to the end of the job")
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("kind", list(RANKS))
+def test_a_killed_rank_ends_the_job_and_the_next_one_goes_on(
+    stage: int, kind: str, workplace: Workplace, undisturbed: dict[int, Path], tmp_path: Path
+) -> None:
+    init_from = undisturbed.get(stage - 1)
+    job_id = workplace.submit_stage(stage, tmp_path / "run", init_from=init_from)
+    victim = rank_at_step(workplace, job_id, tmp_path / "run", RANKS[kind], step=FAULT_STEP)
+    os.kill(victim.pid, signal.SIGKILL)
+    measure_the_end(f"stage {stage}, kill -9 {kind}", workplace, job_id)
+    assert workplace.cluster.wait(job_id, has_ended, timeout_s=END_TIMEOUT_S).state == "FAILED"
+    assert_the_dead_is_named(tmp_path / "run", RANKS[kind])
+    assert len(numbers_of(tmp_path / "run")) < STEPS
+
+    workplace.wait_for_success(workplace.submit_stage(stage, tmp_path / "run", init_from=init_from))
+    assert numbers_of(tmp_path / "run") == numbers_of(undisturbed[stage])
+
+
+def assert_the_dead_is_named(run_dir: Path, rank: int) -> None:
+    """Every other rank's log says where it was; the explanation points to the one that says nothing."""
+    first = explain_run(run_dir, now=time.time()).sentences[0]
+    assert first.startswith(f"ended without a last word: rank {rank} ("), first
+    logs = sorted((run_dir / "logs").glob("rank_*.log"))
+    silent = [path.name for path in logs if "this rank was at step " not in path.read_text()]
+    assert silent == [f"rank_{rank:03d}.log"]
+
+
+def test_a_killed_rank_of_stage_3_ends_the_job_and_the_next_one_goes_on(
+    workplace: Workplace, undisturbed: dict[int, Path], tmp_path: Path
+) -> None:
+    job_id = workplace.submit_stage(3, tmp_path / "run", init_from=undisturbed[2])
+    victim = rank_at_step(workplace, job_id, tmp_path / "run", 1, step=FAULT_STEP)
+    os.kill(victim.pid, signal.SIGKILL)
+    measure_the_end("stage 3, kill -9 student-1", workplace, job_id)
+    assert workplace.cluster.wait(job_id, has_ended, timeout_s=END_TIMEOUT_S).state == "FAILED"
+    assert_the_dead_is_named(tmp_path / "run", 1)
+    workplace.wait_for_success(workplace.submit_stage(3, tmp_path / "run", init_from=undisturbed[2]))
+    assert numbers_of(tmp_path / "run") == numbers_of(undisturbed[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "break_node", "repair"),
+    [
+        ("crash", LocalSlurm.crash, LocalSlurm.start),
+        ("unplug", LocalSlurm.unplug, LocalSlurm.plug),
+    ],
+    ids=["crash", "unplug"],
+)
+def test_a_lost_node_requeues_the_job_which_goes_on_when_it_is_back(
+    name: str,
+    break_node: Callable[[LocalSlurm, str], None],
+    repair: Callable[[LocalSlurm, str], None],
+    workplace: Workplace,
+    undisturbed: dict[int, Path],
+    tmp_path: Path,
+) -> None:
+    job_id = workplace.submit_stage(1, tmp_path / "run")
+    rank_at_step(workplace, job_id, tmp_path / "run", RANKS["student-0"], step=FAULT_STEP)
+    break_node(workplace.cluster, "node2")
+    measure_the_end(f"stage 1, {name} the student's node", workplace, job_id)
+    repair(workplace.cluster, "node2")
+    facts = workplace.wait_for_success(job_id)
+    assert facts.restarts == 1
+    assert numbers_of(tmp_path / "run") == numbers_of(undisturbed[1])
+
+
+def test_a_preempted_job_saves_at_once_and_goes_on_by_itself(
+    workplace: Workplace, undisturbed: dict[int, Path], tmp_path: Path
+) -> None:
+    job_id = workplace.submit_stage(1, tmp_path / "run")
+    rank_at_step(workplace, job_id, tmp_path / "run", RANKS["student-0"], step=FAULT_STEP)
+    workplace.cluster.cancel(job_id, signal="USR1", batch=True)
+    measure_the_end("stage 1, preemption signal", workplace, job_id)
+    done = len(numbers_of(tmp_path / "run"))
+    assert FAULT_STEP <= done < STEPS
+    assert (tmp_path / "run" / "checkpoints" / f"step_{done:08d}").is_dir()
+    facts = workplace.wait_for_success(job_id)
+    assert facts.restarts == 1
+    output = workplace.output_of(job_id)
+    assert "preempted: job" in output and f"resumed at step {done}" in output
+    assert numbers_of(tmp_path / "run") == numbers_of(undisturbed[1])
+
+
+def test_a_job_that_is_cancelled_while_it_writes_a_checkpoint_loses_nothing(
+    workplace: Workplace, undisturbed: dict[int, Path], tmp_path: Path
+) -> None:
+    job_id = workplace.submit_stage(1, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    partial = f".partial_step_{2 * CHECKPOINT_EVERY:08d}"
+    wait_until(lambda: (checkpoints / partial).exists(), workplace, job_id, what=partial)
+    workplace.cluster.cancel(job_id)
+    measure_the_end("stage 1, cancelled while saving", workplace, job_id)
+    assert workplace.cluster.wait(job_id, has_ended, timeout_s=END_TIMEOUT_S).state == "CANCELLED"
+    workplace.wait_for_success(workplace.submit_stage(1, tmp_path / "run"))
+    assert numbers_of(tmp_path / "run") == numbers_of(undisturbed[1])
+    assert not (checkpoints / partial).exists()
