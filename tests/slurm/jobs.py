@@ -17,7 +17,7 @@ from tests.slurm.cluster import JobFacts, LocalSlurm
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 TEACHER_RANKS, STUDENT_RANKS = 4, 2
-STEPS, CHECKPOINT_EVERY = 12, 4
+STEPS, CHECKPOINT_EVERY = 24, 4
 TIMEOUT_S = 12.0
 """Of transfers: how long a rank waits for one that fell silent."""
 START_TIMEOUT_S = 240.0
