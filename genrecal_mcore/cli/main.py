@@ -5,7 +5,7 @@
 
 import typer
 
-from genrecal_mcore.cli import data, demo, evaluate, explain, export, report, train
+from genrecal_mcore.cli import data, demo, evaluate, explain, export, plan, report, train
 from genrecal_mcore.cli.leaving import leave, say
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)

@@ -5,7 +5,14 @@ Imports nothing heavy, so that a bad configuration is refused in a moment. Start
 
 from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_hf_folder
 from genrecal_mcore.config.loading import ConfigError, load_run_config, write_run_config
-from genrecal_mcore.config.run_config import DataConfig, DataSource, MeshConfig, RunConfig, TrainConfig
+from genrecal_mcore.config.run_config import (
+    DataConfig,
+    DataSource,
+    LoraConfig,
+    MeshConfig,
+    RunConfig,
+    TrainConfig,
+)
 from genrecal_mcore.config.teacher_manifest import (
     LanguageBodySpec,
     LayoutName,
@@ -21,6 +28,7 @@ __all__ = [
     "Family",
     "LanguageBodySpec",
     "LayoutName",
+    "LoraConfig",
     "MeshConfig",
     "RunConfig",
     "TeacherManifest",

@@ -31,22 +31,35 @@ logger = logging.getLogger(__name__)
 
 
 def build_student_module(config: RunConfig, *, device: torch.device) -> StudentModule:
-    """Return the unsharded module of a run at its first step, with what learns marked.
-
-    Parameters that learn are float32, whatever the dtype of the rest: an update of 1e-4 would be lost in
-    bfloat16.
-    """
+    """Return the unsharded module of a run at its first step, with what learns marked."""
     stage = stage_of(config)
     student = student_before_stage(config)
-    if stage.student_learns == "lora":
-        add_lora_(student, config)
-    elif stage.student_learns == "all_but_vision_encoder":
-        learn_all_but_vision_encoder(student)
     recalibrator = head = None
     if stage.has_teacher:
         assert config.teacher is not None
         head = load_teacher_head(config.teacher.checkpoint, device=device)
         recalibrator = recalibrator_before_stage(config, student, teacher_hidden_size=head.shape[1])
+    return assemble_student_module(config, student, recalibrator, head).to(device)
+
+
+def assemble_student_module(
+    config: RunConfig,
+    student: PreTrainedModel,
+    recalibrator: Recalibrator | None,
+    head: torch.Tensor | None,
+) -> StudentModule:
+    """Put the parts of a run together: adapters, what learns, dtypes, modes.
+
+    `student` is in the run's dtype, nothing of it learning; `head` is `[v, h_t]`. Parameters that learn
+    become float32, whatever the dtype of the rest: an update of 1e-4 would be lost in bfloat16. The parts may
+    be on the meta device: `planning` counts what this returns.
+    """
+    stage = stage_of(config)
+    if stage.student_learns == "lora":
+        add_lora_(student, config)
+    elif stage.student_learns == "all_but_vision_encoder":
+        learn_all_but_vision_encoder(student)
+    if recalibrator is not None:
         recalibrator.requires_grad_(stage.recalibrator_learns)
     module = StudentModule(
         student, recalibrator, head, stage=stage, loss_memory_bytes=config.loss.memory_budget_mib * 2**20
@@ -55,7 +68,7 @@ def build_student_module(config: RunConfig, *, device: torch.device) -> StudentM
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     set_modes(module, config)
-    return module.to(device)
+    return module
 
 
 def student_before_stage(config: RunConfig) -> PreTrainedModel:
@@ -166,10 +179,7 @@ def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -
     mesh = DeviceMesh.from_group(group, module_device_type(module))
     dtype = getattr(torch, config.train.dtype)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    layers = list(module.student.model.language_model.layers)
-    if module.recalibrator is not None:
-        layers += list(module.recalibrator.rec_body.layers)
-    for layer in layers:
+    for layer in sharded_layers(module):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(module, mesh=mesh, mp_policy=policy)
     for child in module.modules():
@@ -177,6 +187,14 @@ def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -
             child.set_gradient_divide_factor(1.0)
             child.set_force_sum_reduction_for_comms(True)
     return module
+
+
+def sharded_layers(module: StudentModule) -> list[torch.nn.Module]:
+    """Return the decoder layers, which are sharded one by one; everything else belongs to the root."""
+    layers = list(module.student.model.language_model.layers)
+    if module.recalibrator is not None:
+        layers += list(module.recalibrator.rec_body.layers)
+    return layers
 
 
 def module_device_type(module: torch.nn.Module) -> str:

@@ -42,7 +42,7 @@ SETTINGS = {
     "AuthInfo": "socket={root}/munge.sock,cred_expire=5",
     # A silent node is DOWN after 10 to 13 s, by default after minutes. MessageTimeout's default of 10 s makes
     # that 27 s, and 2 s is no faster than 3.
-    "SlurmdTimeout": "4",
+    "SlurmdTimeout": "6",
     "MessageTimeout": "3",
     # From SIGTERM to SIGKILL at the end of a job, by default 30 s.
     "KillWait": "3",

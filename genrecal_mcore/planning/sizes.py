@@ -1,0 +1,55 @@
+"""Counts parameters exactly: arithmetic over sizes. What is no arithmetic is counted in `on_meta`."""
+
+from dataclasses import dataclass
+from math import prod
+
+from genrecal_mcore.config import LanguageBodySpec
+
+ROOT = "root"
+"""The unit of FSDP that holds what is in no decoder layer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentTensor:
+    """One parameter of the student side, the student's or the Recalibrator's."""
+
+    name: str
+    shape: tuple[int, ...]
+    element_size: int
+    """Bytes of an element where it is kept, sharded."""
+    learns: bool
+    unit: str
+    """The unit of FSDP that gathers it: the decoder layer that holds it, or `ROOT`."""
+
+    @property
+    def is_recalibrator(self) -> bool:
+        """Whether it belongs to the Recalibrator."""
+        return self.name.startswith("recalibrator.")
+
+    @property
+    def numel(self) -> int:
+        """Elements of the whole tensor."""
+        return prod(self.shape)
+
+    def local_numel(self, dp: int) -> int:
+        """Return the elements that the first of dp ranks keeps; FSDP2 pads the others' shards to as many."""
+        return -(-self.shape[0] // dp) * prod(self.shape[1:])
+
+
+def teacher_body_parameters(spec: LanguageBodySpec, *, tp: int, pp: int, stage: int) -> int:
+    """Return the parameters of one tp rank's share of a pipeline stage of the language body.
+
+    The modules of `models.teacher.language_body`: norms lie whole on each tp rank; linears are cut, and so is
+    the vocabulary, rounded up to a multiple of tp.
+    """
+    h, f, d = spec.hidden_size, spec.ffn_hidden_size, spec.head_dim
+    heads, qkv_rows = spec.num_attention_heads, (spec.num_attention_heads + 2 * spec.num_query_groups) * d
+    linears = qkv_rows * h + heads * d * h + 3 * f * h
+    if spec.qkv_bias:
+        linears += qkv_rows
+    count = spec.num_layers // pp * (linears // tp + 2 * h)
+    if stage == 0:
+        count += -(-spec.vocab_size // tp) * h
+    if stage == pp - 1:
+        count += h
+    return count

@@ -1,0 +1,86 @@
+"""Estimates the activations of a student rank: its body, its vision tower, the Recalibrator, by stage."""
+
+from dataclasses import dataclass, replace
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.planning.activations import (
+    Learns,
+    backward_bytes_per_token,
+    body_bytes_per_token,
+    forward_bytes_per_token,
+    frozen_head_bytes_per_token,
+    pixel_bytes_per_token,
+    projector_bytes_per_token,
+    recalibrator_bytes_per_token,
+    saved_bytes_per_token,
+    vision_bytes_per_token,
+)
+from genrecal_mcore.planning.shapes import DecoderShape, VisionShape
+from genrecal_mcore.training.stages import Stage, stage_of
+
+_LEARNS: dict[str, Learns] = {"nothing": "nothing", "lora": "lora", "all_but_vision_encoder": "all"}
+"""What of a decoder layer learns, by what of the student does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentShapes:
+    """The sizes that the activations of a student rank depend on."""
+
+    body: DecoderShape
+    vision: VisionShape
+    element_size: int
+    teacher_hidden_size: int | None
+    """None where no teacher takes part."""
+
+
+def student_activations(config: RunConfig, shapes: StudentShapes) -> int:
+    """Estimate what one microbatch of micro_batch_size x max_tokens tokens takes, every one of an image.
+
+    Pixels stay until the unit is done. Otherwise the largest counts of what comes one after the other: the
+    vision tower, which only runs forward, before anything is kept; the body where it only runs forward;
+    backward through the Recalibrator, with all that was kept; backward through the body's layers, one at a
+    time computed again under gradient checkpointing.
+    """
+    stage, size = stage_of(config), shapes.element_size
+    backward = backward_bytes_per_token(shapes.body, element_size=size)
+    needs = [vision_bytes_per_token(shapes.vision, element_size=size)]
+    if stage.student_learns == "nothing":
+        needs.append(forward_bytes_per_token(shapes.body, element_size=size))
+        kept, again = size * shapes.body.hidden_size, 0  # z
+    else:
+        kept, again = body_bytes(config, stage, shapes)
+    needs.append(kept + max(again, recalibrated_bytes(config, stage, shapes)) + backward)
+    tokens = config.train.micro_batch_size * config.data.max_tokens
+    return tokens * (pixel_bytes_per_token(shapes.vision) + max(needs))
+
+
+def body_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> tuple[int, int]:
+    """Return what a student that learns keeps for a token, and what it computes again at one time."""
+    size, checkpointing = shapes.element_size, config.train.gradient_checkpointing
+    learns = _LEARNS[stage.student_learns]
+    layer = saved_bytes_per_token(shapes.body, element_size=size, learns=learns, lora=config.student.lora)
+    kept = body_bytes_per_token(
+        shapes.body, element_size=size, saved_by_layer=layer, gradient_checkpointing=checkpointing
+    )
+    if learns == "all":
+        kept += projector_bytes_per_token(
+            shapes.vision, element_size=size, hidden_size=shapes.body.hidden_size
+        )
+    return kept, layer if checkpointing else 0
+
+
+def recalibrated_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> int:
+    """Return what the Recalibrator's paths and their losses take for a token; none without a teacher.
+
+    Their rows, questions of one tokenizer and answers of the other, are taken to be as many as the student's.
+    """
+    if shapes.teacher_hidden_size is None:
+        return 0
+    paths = int(stage.student_path) + int(stage.teacher_path)
+    sizes = {"element_size": shapes.element_size, "teacher_hidden_size": shapes.teacher_hidden_size}
+    path = recalibrator_bytes_per_token(
+        replace(shapes.body, num_layers=config.recalibrator.num_layers),
+        learns=stage.recalibrator_learns,
+        **sizes,
+    )
+    return paths * path + frozen_head_bytes_per_token(**sizes)

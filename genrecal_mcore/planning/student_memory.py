@@ -1,0 +1,121 @@
+"""Bytes of a student rank: the first one's, whose shards are the largest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.parallel import MeshSpec
+from genrecal_mcore.planning.models import PlannedModels
+from genrecal_mcore.planning.on_meta import student_module_on_meta, student_tensors
+from genrecal_mcore.planning.parts import Part, RankKind
+from genrecal_mcore.planning.shapes import shape_of_text_config, vision_shape
+from genrecal_mcore.planning.sizes import ROOT, StudentTensor
+from genrecal_mcore.planning.student_activations import StudentShapes, student_activations
+
+FP32_SIZE = 4
+MOMENTS = 2
+"""AdamW's running means of the gradient and of its square."""
+GATHERED_LAYERS = 2
+"""Decoder layers in whole weights at once: the one in work, and the next one on its way."""
+
+
+def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> RankKind:
+    """Return what a student rank needs.
+
+    Before it is sharded the whole module stands on each rank: `build_student_module` moves it there.
+    """
+    module = student_module_on_meta(config, models)
+    tensors = student_tensors(module)
+    head = module.teacher_head.nbytes if models.teacher is not None else 0
+    parts = weight_parts(tensors, dp=mesh.dp)
+    if head:
+        parts[Part.TEACHER_HEAD] = head
+    learning = [tensor for tensor in tensors if tensor.learns]
+    parts[Part.GRADIENTS] = FP32_SIZE * sum(tensor.local_numel(mesh.dp) for tensor in learning)
+    parts[Part.OPTIMIZER] = optimizer_bytes(learning, dp=mesh.dp)
+    parts[Part.GATHERED_WEIGHTS] = gathered_bytes(
+        tensors, dp=mesh.dp, element_size=models.student.element_size
+    )
+    parts[Part.WHOLE_GRADIENTS] = whole_gradient_bytes(
+        learning,
+        element_size=models.student.element_size,
+        accumulates=config.train.accumulation_steps > 1,
+    )
+    if models.teacher is not None:
+        parts[Part.TRANSFER] = received_bytes(config, models)
+    parts[Part.LOSS] = config.loss.memory_budget_mib * 2**20
+    parts[Part.ACTIVATIONS] = student_activations(config, student_shapes(models, module.student.config))
+    whole = sum(tensor.numel * tensor.element_size for tensor in tensors)
+    return RankKind(name="student", ranks=mesh.ranks, parts=parts, loading_bytes=whole + head)
+
+
+def student_shapes(models: PlannedModels, student_config: Any) -> StudentShapes:
+    """Return the sizes behind a student's activations; `student_config` is its transformers config."""
+    return StudentShapes(
+        body=shape_of_text_config(student_config.get_text_config()),
+        vision=vision_shape(student_config),
+        element_size=models.student.element_size,
+        teacher_hidden_size=models.teacher.language.hidden_size if models.teacher else None,
+    )
+
+
+def weight_parts(tensors: Sequence[StudentTensor], *, dp: int) -> dict[Part, int]:
+    """Return the bytes of the first of dp ranks' shards: frozen ones in the run's dtype, learning in fp32."""
+    parts: dict[Part, int] = {}
+    for tensor in tensors:
+        part = Part.STUDENT_LEARNING if tensor.learns else Part.STUDENT_FROZEN
+        if tensor.is_recalibrator:
+            part = Part.RECALIBRATOR
+        parts[part] = parts.get(part, 0) + tensor.local_numel(dp) * tensor.element_size
+    return parts
+
+
+def optimizer_bytes(learning: Sequence[StudentTensor], *, dp: int) -> int:
+    """Return AdamW's state: two moments of each shard in fp32, and one fp32 count of steps a tensor."""
+    return sum(FP32_SIZE * (MOMENTS * tensor.local_numel(dp) + 1) for tensor in learning)
+
+
+def gathered_bytes(tensors: Sequence[StudentTensor], *, dp: int, element_size: int) -> int:
+    """Return the whole weights at hand in the run's dtype: the root's, kept from forward to backward, and the
+    largest decoder layer's twice, the one in work and the one that is gathered ahead of it.
+
+    Source: `FSDPParamGroup.unshard`, `wait_for_unshard` and `reshard` of torch 2.13.
+    """
+    sizes: dict[str, int] = {ROOT: 0}
+    for tensor in tensors:
+        padded = dp * tensor.local_numel(dp) * element_size
+        sizes[tensor.unit] = sizes.get(tensor.unit, 0) + padded
+    root = sizes.pop(ROOT)
+    return root + GATHERED_LAYERS * max(sizes.values(), default=0)
+
+
+def whole_gradient_bytes(learning: Sequence[StudentTensor], *, element_size: int, accumulates: bool) -> int:
+    """Return the gradients that are not sharded yet.
+
+    A unit's gradients come in the run's dtype and are copied once into fp32 to be reduced. With one
+    microbatch a step that is the root's and a layer's at once, and the copy of either. With several, FSDP2
+    keeps every gradient whole, in fp32, until the last microbatch: `set_requires_gradient_sync(False)` saves
+    communication, not memory. Source: `FSDPParamGroup.post_backward`, `foreach_reduce` and
+    `FSDPParam.to_accumulated_grad_if_needed` of torch 2.13.
+    """
+    units: dict[str, int] = {ROOT: 0}
+    for tensor in learning:
+        units[tensor.unit] = units.get(tensor.unit, 0) + tensor.numel
+    every = sum(units.values())
+    largest = max(units.values())
+    if accumulates:
+        return FP32_SIZE * every + (element_size + FP32_SIZE) * largest
+    root = units.pop(ROOT)
+    layer = max(units.values(), default=0)
+    return max(element_size * (root + layer) + FP32_SIZE * layer, (element_size + FP32_SIZE) * root)
+
+
+def received_bytes(config: RunConfig, models: PlannedModels) -> int:
+    """Return the payloads `[t, h_t]` of the units that are posted ahead and of the one in work.
+
+    A unit has at most micro_batch_size x max_tokens rows: all of them in stage 1 with the regularizer, and in
+    stage 2 its answers.
+    """
+    assert models.teacher is not None
+    row = models.teacher.language.hidden_size * models.teacher.model.element_size
+    return (config.transfer.prefetch + 1) * config.train.micro_batch_size * config.data.max_tokens * row

@@ -1,0 +1,91 @@
+"""Bytes of the teacher's ranks, by pipeline stage."""
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.native import model_config
+from genrecal_mcore.parallel import MeshSpec
+from genrecal_mcore.planning.activations import (
+    forward_bytes_per_token,
+    largest_vision_share,
+    pixel_bytes_per_token,
+    vision_bytes_per_token,
+)
+from genrecal_mcore.planning.models import PlannedTeacher
+from genrecal_mcore.planning.on_meta import vision_parameters
+from genrecal_mcore.planning.parts import Part, RankKind
+from genrecal_mcore.planning.shapes import shape_of_spec, vision_shape
+from genrecal_mcore.planning.sizes import teacher_body_parameters
+from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT
+
+EMBEDDING_COPIES = 5
+"""Matrices `[b, s, h]` alive when features are put at their tokens: features, padded and gathered over tp,
+and embeddings before and after.
+"""
+
+
+def teacher_kinds(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher) -> tuple[RankKind, ...]:
+    """Return the first, the middle and the last stages, as far as there are any."""
+    bounds = [(0, 1), (1, mesh.pp - 1), (mesh.pp - 1, mesh.pp)]
+    per_stage = mesh.tp * mesh.dp
+    return tuple(
+        RankKind(
+            name=f"teacher stage {first}" if last == first + 1 else f"teacher stages {first}-{last - 1}",
+            ranks=range(mesh.rank_offset + first * per_stage, mesh.rank_offset + last * per_stage),
+            parts=(parts := stage_parts(config, mesh, teacher, stage=first)),
+            loading_bytes=parts[Part.LANGUAGE_BODY] + parts.get(Part.VISION, 0),
+        )
+        for first, last in (bounds if mesh.pp > 1 else bounds[:1])
+        if last > first
+    )
+
+
+def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, stage: int) -> dict[Part, int]:
+    """Return the bytes of one rank of a pipeline stage.
+
+    Its slice of the language body; vision tower and projector, whole, on the first stage. Hidden states
+    `[s, b, h]`, `[s/tp, b, h]` under sequence parallelism, on their way to the stage after, and one from the
+    stage before. On the last stage the payload rows of `transfer.prefetch` units under way and of the next
+    one, this tp rank's share of at most micro_batch_size x max_tokens rows a unit, whatever the stage.
+    """
+    size = teacher.model.element_size
+    is_first, is_last = stage == 0, stage == mesh.pp - 1
+    body = teacher_body_parameters(teacher.language, tp=mesh.tp, pp=mesh.pp, stage=stage)
+    parts = {Part.LANGUAGE_BODY: body * size}
+    if is_first:
+        parts[Part.VISION] = vision_parameters(teacher.model) * size
+    row, tokens = teacher.language.hidden_size * size, padded_tokens(config, mesh)
+    buffers = (0 if is_last else MAX_SENDS_IN_FLIGHT) + (0 if is_first else 1)
+    if buffers:
+        parts[Part.PIPELINE] = buffers * tokens // (mesh.tp if mesh.sequence_parallel else 1) * row
+    if is_last:
+        parts[Part.TRANSFER] = (config.transfer.prefetch + 1) * -(-tokens // mesh.tp) * row
+    parts[Part.ACTIVATIONS] = teacher_activations(config, mesh, teacher, is_first=is_first)
+    return parts
+
+
+def padded_tokens(config: RunConfig, mesh: MeshSpec) -> int:
+    """Return the tokens of a microbatch whose samples are all `data.max_tokens` long, padded to tp."""
+    multiple = mesh.tp if mesh.sequence_parallel else 1
+    return config.train.micro_batch_size * -(-config.data.max_tokens // multiple) * multiple
+
+
+def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, is_first: bool) -> int:
+    """Estimate what a rank needs at once: layers keep nothing, one runs after the other.
+
+    The first stage holds the pixels of the whole microbatch while it works; its vision tower, for this tp
+    rank's share of the images, its embeddings and its layers come one after the other too.
+    """
+    size, tokens = teacher.model.element_size, padded_tokens(config, mesh)
+    shape = shape_of_spec(teacher.language)
+    layers = tokens * forward_bytes_per_token(shape, element_size=size, tp=mesh.tp)
+    if not is_first:
+        return layers
+    vision = vision_shape(model_config(teacher.model.native_config, teacher.model.family))
+    share = largest_vision_share(
+        vision,
+        micro_batch_size=config.train.micro_batch_size,
+        max_tokens=config.data.max_tokens,
+        tp=mesh.tp,
+    )
+    tower = share * vision_bytes_per_token(vision, element_size=size)
+    embeddings = EMBEDDING_COPIES * tokens * shape.hidden_size * size
+    return tokens * pixel_bytes_per_token(vision) + max(tower, embeddings, layers)
