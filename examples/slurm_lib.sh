@@ -31,7 +31,9 @@ train() {
 
     # A layout that does not fit ends here, in seconds.
     local ranks=$((TEACHER_NODES * TEACHER_RANKS + (SLURM_NNODES - TEACHER_NODES) * STUDENT_RANKS))
-    "${SRUN[@]}" --nodes=1 python -m genrecal_mcore.cli.main plan "$@" --ranks "$ranks"
+    local plan=(python -m genrecal_mcore.cli.main plan "$@" --ranks "$ranks")
+    if ((TEACHER_NODES > 0)); then plan+=(--teacher-ranks-per-node "$TEACHER_RANKS"); fi
+    "${SRUN[@]}" --nodes=1 "${plan[@]}"
 
     # shellcheck disable=SC2016  # expanded on each node
     "${SRUN[@]}" bash -c '

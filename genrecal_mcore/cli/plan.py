@@ -18,6 +18,9 @@ def plan(
     ranks: Annotated[
         int | None, typer.Option(min=1, help="Ranks of the job; as many as the meshes need if left out.")
     ] = None,
+    teacher_ranks_per_node: Annotated[
+        int | None, typer.Option(min=1, help="Refuses a tensor-parallel group that would lie on two nodes.")
+    ] = None,
     gpu_memory_gib: Annotated[
         float | None, typer.Option(help="Memory of a GPU; that of this machine's if left out.")
     ] = None,
@@ -38,6 +41,8 @@ def plan(
     from genrecal_mcore import planning
 
     layout = planning.check_run(run_config, num_ranks=ranks)
+    if teacher_ranks_per_node is not None:
+        planning.check_nodes(layout, teacher_ranks_per_node=teacher_ranks_per_node)
     models = planning.models_in_folders(run_config)
     planning.check_loss_budget(run_config, models)
     kinds = planning.plan_memory(run_config, layout, models)

@@ -4,7 +4,7 @@ Starts nothing and reads no weights. Start with `memory`, then `sizes` (exact co
 estimate).
 """
 
-from genrecal_mcore.planning.checks import check_loss_budget, check_run
+from genrecal_mcore.planning.checks import check_loss_budget, check_nodes, check_run
 from genrecal_mcore.planning.fit import check_fits
 from genrecal_mcore.planning.memory import plan_memory
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels, PlannedTeacher, models_in_folders
@@ -19,6 +19,7 @@ __all__ = [
     "RankKind",
     "check_fits",
     "check_loss_budget",
+    "check_nodes",
     "check_run",
     "fit_text",
     "memory_header",

@@ -20,6 +20,16 @@ def check_run(config: RunConfig, *, num_ranks: int | None = None) -> Layout:
     return layout
 
 
+def check_nodes(layout: Layout, *, teacher_ranks_per_node: int) -> None:
+    """Raise `ValueError` when a tensor-parallel group would lie on two nodes: its traffic needs NVLink."""
+    tp = layout.teacher.tp if layout.teacher else 1
+    if teacher_ranks_per_node % tp:
+        raise ValueError(
+            f"mesh.teacher.tp ({tp}) does not divide the {teacher_ranks_per_node} teacher ranks of a node, so a "
+            "tensor-parallel group would lie on two nodes; change mesh.teacher.tp or the ranks a node"
+        )
+
+
 def ranks_needed(config: RunConfig) -> int:
     """Return how many ranks both meshes have together."""
     teacher = config.mesh.teacher
