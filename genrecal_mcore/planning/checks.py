@@ -25,7 +25,7 @@ def check_nodes(layout: Layout, *, teacher_ranks_per_node: int) -> None:
     tp = layout.teacher.tp if layout.teacher else 1
     if teacher_ranks_per_node % tp:
         raise ValueError(
-            f"mesh.teacher.tp ({tp}) does not divide the {teacher_ranks_per_node} teacher ranks of a node, so "
+            f"mesh.teacher.tp ({tp}) does not divide the {teacher_ranks_per_node} teacher ranks of a node: "
             "a tensor-parallel group would lie on two nodes; change mesh.teacher.tp or the ranks a node"
         )
 
