@@ -1,6 +1,7 @@
 """Submits the scripts of `examples/` as a user does, and reads what their runs left behind."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.status import StatusRecord, read_statuses
@@ -32,17 +35,21 @@ class Workplace:
     folder: Path
     """Holds the converted teacher and the data."""
 
-    def overrides(self, run_dir: Path, *, stage: int, init_from: Path | None) -> list[str]:
-        """Return what turns the demo's configuration of a stage into a short run in `run_dir`."""
+    @property
+    def short(self) -> list[str]:
+        """What turns a configuration of the demo into that of a short run on this workplace's data."""
         data = self.folder / "data"
-        values = [
-            f"run.dir={run_dir}",
+        return [
             f"train.steps={STEPS}",
             f"train.checkpoint_every_steps={CHECKPOINT_EVERY}",
             "train.micro_batch_size=4",
             f"transfer.timeout_s={TIMEOUT_S}",
             f"data.sources=[{{path: {data}/train.jsonl, images: {data}/images}}]",
         ]
+
+    def overrides(self, run_dir: Path, *, stage: int, init_from: Path | None) -> list[str]:
+        """Return what turns the demo's configuration of a stage into a short run in `run_dir`."""
+        values = [f"run.dir={run_dir}", *self.short]
         if stage < 3:
             values.append(f"teacher.checkpoint={self.folder / 'teacher'}")
         if init_from is not None:
@@ -51,20 +58,46 @@ class Workplace:
 
     def submit(self, script: str, *args: str, options: Sequence[str] = (), **environment: str) -> int:
         """Submit a script of `examples/` from the repository's root, in this Python's environment."""
-        output = self.folder / f"{script.removesuffix('.sh')}_%j.out"
         return self.cluster.submit(
             Path("examples") / script,
             *args,
             cwd=ROOT,
-            options=["--time=15", f"--output={output}", *options],
-            environment={
-                "VENV": os.path.relpath(sys.prefix, ROOT),
-                "OMP_NUM_THREADS": "1",
-                "RANKS_PER_TEACHER_NODE": str(TEACHER_RANKS),
-                "RANKS_PER_STUDENT_NODE": str(STUDENT_RANKS),
-                **environment,
-            },
+            options=[*self.options, *options],
+            environment={**self.knobs, **environment},
         )
+
+    @property
+    def options(self) -> list[str]:
+        """Options of sbatch that every job gets."""
+        return ["--time=15", f"--output={self.folder}/%x_%j.out"]
+
+    @property
+    def knobs(self) -> dict[str, str]:
+        """What a user of this workplace exports."""
+        return {
+            "VENV": os.path.relpath(sys.prefix, ROOT),
+            "OMP_NUM_THREADS": "1",
+            "RANKS_PER_TEACHER_NODE": str(TEACHER_RANKS),
+            "RANKS_PER_STUDENT_NODE": str(STUDENT_RANKS),
+        }
+
+    def submit_all_stages(self, runs: Path) -> list[int]:
+        """Submit the three stages in a chain; return the jobs' numbers."""
+        for stage in (1, 2, 3):
+            config = yaml.safe_load((EXAMPLES / "configs" / f"demo_stage{stage}.yaml").read_text())
+            if stage < 3:
+                config["teacher"]["checkpoint"] = str(self.folder / "teacher")
+            (self.folder / f"chain_stage{stage}.yaml").write_text(yaml.safe_dump(config))
+        knobs = {**self.knobs, "RUNS": str(runs), "CONFIGS": str(self.folder / "chain")}
+        done = subprocess.run(
+            ["examples/slurm_all_stages.sh", *self.options, *self.short],
+            cwd=ROOT,
+            env=os.environ | self.cluster.environment | knobs,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return [int(number) for number in re.findall(r"job (\d+)", done.stdout)]
 
     def submit_stage(self, stage: int, run_dir: Path, *, init_from: Path | None = None) -> int:
         """Submit a stage's script: the teacher on one node, the student on another."""

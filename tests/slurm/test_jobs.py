@@ -15,13 +15,9 @@ pytestmark = pytest.mark.slurm
 def test_three_chained_jobs_give_the_student_of_plain_torchrun_bit_for_bit(
     workplace: Workplace, undisturbed: dict[int, Path], tmp_path: Path
 ) -> None:
-    runs: dict[int, Path] = {}
-    job_ids: list[int] = []
-    for stage in (1, 2, 3):
-        runs[stage] = tmp_path / f"stage{stage}"
-        options = [f"--dependency=afterok:{job_ids[-1]}"] if job_ids else []
-        overrides = workplace.overrides(runs[stage], stage=stage, init_from=runs.get(stage - 1))
-        job_ids.append(workplace.submit(f"slurm_stage{stage}.sh", *overrides, options=options))
+    runs = {stage: tmp_path / f"stage{stage}" for stage in (1, 2, 3)}
+    job_ids = workplace.submit_all_stages(tmp_path)
+    assert len(job_ids) == 3
     for job_id in job_ids:
         workplace.wait_for_success(job_id)
     for stage, run_dir in runs.items():
