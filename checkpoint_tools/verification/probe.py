@@ -22,7 +22,7 @@ class Probe:
     vision: tuple[VisionInputs | None, ...]
 
     def microbatch(self, *, pad_to_multiple_of: int) -> Microbatch:
-        """Return all samples as one padded microbatch."""
+        """Return all samples as one packed microbatch."""
         seen = [inputs for inputs in self.vision if inputs is not None]
         vision = None
         if seen:

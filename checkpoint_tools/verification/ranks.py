@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import tempfile
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from checkpoint_tools.verification.activations import Activations
 from checkpoint_tools.verification.probe import Probe
 from genrecal_mcore.cli.quiet import quiet_imports
 from genrecal_mcore.data.types import Microbatch
-from genrecal_mcore.models import TeacherStage, load_teacher_head, load_teacher_stage
+from genrecal_mcore.models import Packing, TeacherStage, load_teacher_head, load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
@@ -77,7 +78,7 @@ def _file(out: Path, key: str, rank: int) -> Path:
 
 @torch.inference_mode()
 def _local_activations(folder: Path, mesh: MeshSpec, topology: Topology, probe: Probe) -> Activations:
-    """Return this rank's tensors: `[s/tp, b, h]` under sequence parallelism, otherwise `[s, b, h]`."""
+    """Return this rank's tensors: `[t/tp, 1, h]` under sequence parallelism, otherwise `[t, 1, h]`."""
     stage = load_teacher_stage(folder, mesh, topology.teacher_groups, device=topology.device)
     parts = mesh.tp if mesh.sequence_parallel else 1
     batch = probe.microbatch(pad_to_multiple_of=parts).to(topology.device)
@@ -91,9 +92,10 @@ def _local_activations(folder: Path, mesh: MeshSpec, topology: Topology, probe: 
     if stage.is_first_stage:
         hidden_states = _embed(stage, batch, found)
     else:
-        num_samples, length = batch.input_ids.shape
-        hidden_states = link.receive(UNIT, (length // parts, num_samples, stage.body.config.hidden_size))
-    hidden_states = stage.body(hidden_states, batch.position_ids)
+        length = batch.input_ids.shape[1]
+        hidden_states = link.receive(UNIT, (length // parts, 1, stage.body.config.hidden_size))
+    packing = Packing.of(batch.bounds, topology.device)
+    hidden_states = stage.body(hidden_states, batch.position_ids, packing)
     if stage.is_last_stage:
         found["final norm"] = hidden_states
     else:
@@ -124,8 +126,9 @@ def _gathered(out: Path, key: str, folder: Path, probe: Probe, mesh: MeshSpec) -
             whole[name] = torch.cat(local) if mesh.sequence_parallel else local[0]
     head = load_teacher_head(folder, device=torch.device("cpu"))
     samples = []
-    for number, sample in enumerate(probe.samples):
-        found = {name: tensor[: len(sample.input_ids), number] for name, tensor in whole.items()}
+    bounds = probe.microbatch(pad_to_multiple_of=1).bounds
+    for start, end in pairwise(bounds):
+        found = {name: tensor[start:end, 0] for name, tensor in whole.items()}
         found["logits"] = found["final norm"] @ head.T
         samples.append(found)
     return samples

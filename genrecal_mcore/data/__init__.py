@@ -8,7 +8,7 @@ from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, w
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader
 from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
-from genrecal_mcore.data.payload import RowSelection, payload_rows
+from genrecal_mcore.data.payload import payload_rows
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.recalibrator_layout import (
     RecalibratorLayout,
@@ -26,7 +26,6 @@ __all__ = [
     "ModelProcessor",
     "RecalibratorLayout",
     "RenderedSample",
-    "RowSelection",
     "Sample",
     "SampleIndex",
     "SampleOrder",

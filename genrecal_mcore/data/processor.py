@@ -169,28 +169,22 @@ def collate(
     pad_token_id: int,
     pad_to_multiple_of: int,
 ) -> Microbatch:
-    """Pad samples on the right to the longest, rounded up to a multiple of `pad_to_multiple_of`."""
+    """Pack samples one after another; the rest up to a multiple of `pad_to_multiple_of` is padding."""
     lengths = tuple(len(sample.input_ids) for sample in rendered)
-    width = -(-max(lengths) // pad_to_multiple_of) * pad_to_multiple_of
-    input_ids = torch.full((len(rendered), width), pad_token_id, dtype=torch.int64)
-    for row, sample in zip(input_ids, rendered, strict=True):
-        row[: len(sample.input_ids)] = sample.input_ids
-    positions = torch.stack([_extend(sample.position_ids, width) for sample in rendered], dim=-2)
+    rest = -sum(lengths) % pad_to_multiple_of
+    input_ids = [sample.input_ids for sample in rendered]
+    position_ids = [sample.position_ids for sample in rendered]
+    if rest:
+        input_ids.append(torch.full((rest,), pad_token_id))
+        position_ids.append(torch.arange(rest).expand(*position_ids[0].shape[:-1], rest))
     return Microbatch(
         sample_ids=tuple(sample.sample_id for sample in rendered),
-        input_ids=input_ids,
-        position_ids=positions,
+        input_ids=torch.cat(input_ids)[None],
+        position_ids=torch.cat(position_ids, dim=-1).unsqueeze(-2),
         lengths=lengths,
         answer_spans=tuple(sample.answer_spans for sample in rendered),
         vision=vision,
     )
-
-
-def _extend(position_ids: torch.Tensor, width: int) -> torch.Tensor:
-    """Count positions `[..., s]` on to `[..., width]`: padding must not look like a new packed sequence."""
-    extra = width - position_ids.shape[-1]
-    tail = position_ids[..., -1:] + torch.arange(1, extra + 1)
-    return torch.cat([position_ids, tail], dim=-1)
 
 
 def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor:

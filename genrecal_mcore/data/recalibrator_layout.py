@@ -21,15 +21,13 @@ class RecalibratorLayout:
     """Where each row of a Recalibrator input comes from and what is learnt from its output."""
 
     source: torch.Tensor
-    """`[b, s]`: i for student row i of the packed student rows, num_student_rows + j for teacher row j of the
-    packed payload; padding repeats the sample's first row.
-    """
-    student_sample: torch.Tensor
-    """`[n]`: sample of each packed student row."""
-    student_position: torch.Tensor
-    """`[n]`: position of each packed student row in its sample's student sequence."""
+    """`[s]`: i for student row i, num_student_rows + j for teacher row j of the payload."""
+    bounds: tuple[int, ...]
+    """Where each sample's sequence begins, and s."""
+    student_rows: torch.Tensor
+    """`[n]`: position of each student row in the packed student microbatch."""
     label_rows: torch.Tensor
-    """`[t]`: flat index into the output `[b * s]` of each label-bearing position."""
+    """`[t]`: index into the output `[s]` of each label-bearing position."""
     labels: torch.Tensor
     """`[t]`: teacher token that each label-bearing position predicts."""
     teacher_rows: torch.Tensor
@@ -39,7 +37,10 @@ class RecalibratorLayout:
 
     def to(self, device: torch.device) -> "RecalibratorLayout":
         """Return the same layout with its tensors on `device`."""
-        return RecalibratorLayout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RecalibratorLayout(
+            **{name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
+        )
 
 
 def payload_starts(spans: Spans, *, with_questions: bool) -> list[list[int]]:
@@ -67,17 +68,21 @@ def student_path_layout(
 ) -> RecalibratorLayout:
     """Lay out `[z_q, pre(z_a)]` of each conversation (Alg. 1 line 4).
 
-    `teacher_ids` `[b, s_t]` are the teacher's tokens. `with_questions` says which rows the payload holds.
+    `teacher_ids` `[1, s_t]` are the teacher's packed tokens. `with_questions` says which rows the payload
+    holds.
     """
     builder = _LayoutBuilder(teacher_ids)
     starts = payload_starts(teacher_spans, with_questions=with_questions)
+    student_start = teacher_start = 0
     for sample, answers in enumerate(student_spans):
-        builder.begin_sample()
         question_start = 0
         for turn, (start, end) in enumerate(answers):
-            builder.add_student_rows(sample, range(question_start, start))
-            builder.add_answer(sample, teacher_spans[sample][turn], starts[sample][turn])
+            builder.add_student_rows(range(student_start + question_start, student_start + start))
+            builder.add_answer(teacher_start, teacher_spans[sample][turn], starts[sample][turn])
             question_start = end
+        builder.end_sample()
+        student_start += answers[-1][1]
+        teacher_start += teacher_spans[sample][-1][1]
     return builder.build()
 
 
@@ -87,59 +92,57 @@ def teacher_path_layout(teacher_spans: Spans, teacher_ids: torch.Tensor) -> Reca
     starts = payload_starts(teacher_spans, with_questions=True)
     sample_start = 0
     for sample, answers in enumerate(teacher_spans):
-        builder.begin_sample()
         question_start = 0
         for turn, (start, end) in enumerate(answers):
             builder.add_teacher_rows(range(sample_start + question_start, sample_start + start))
-            builder.add_answer(sample, (start, end), starts[sample][turn])
+            builder.add_answer(sample_start, (start, end), starts[sample][turn])
             question_start = end
+        builder.end_sample()
         sample_start += answers[-1][1]
     return builder.build()
 
 
 class _LayoutBuilder:
     """Collects rows sample by sample; teacher rows are numbered from -1 downwards until all student rows are
-    known.
+    known. Samples are as long as their last answer's end.
     """
 
     def __init__(self, teacher_ids: torch.Tensor) -> None:
-        self.teacher_ids = teacher_ids.tolist()
-        self.sequences: list[list[int]] = []
-        self.student: list[tuple[int, int]] = []
-        self.labelled: list[tuple[int, int, int, int, bool]] = []
+        self.teacher_ids = teacher_ids[0].tolist()
+        self.source: list[int] = []
+        self.bounds: list[int] = [0]
+        self.student: list[int] = []
+        self.labelled: list[tuple[int, int, int, bool]] = []
 
-    def begin_sample(self) -> None:
-        self.sequences.append([])
+    def end_sample(self) -> None:
+        self.bounds.append(len(self.source))
 
-    def add_student_rows(self, sample: int, positions: range) -> None:
+    def add_student_rows(self, positions: range) -> None:
         first = len(self.student)
-        self.student += [(sample, position) for position in positions]
-        self.sequences[-1] += range(first, len(self.student))
+        self.student += positions
+        self.source += range(first, len(self.student))
 
     def add_teacher_rows(self, rows: range) -> None:
-        self.sequences[-1] += [-1 - row for row in rows]
+        self.source += [-1 - row for row in rows]
 
-    def add_answer(self, sample: int, span: AnswerSpan, boundary_row: int) -> None:
+    def add_answer(self, sample_start: int, span: AnswerSpan, boundary_row: int) -> None:
         start, end = span
-        column = len(self.sequences[-1]) - 1
+        boundary = len(self.source) - 1
         for j in range(end - start):
-            label = self.teacher_ids[sample][start + j]
-            self.labelled.append((len(self.sequences) - 1, column + j, label, boundary_row + j, j == 0))
+            label = self.teacher_ids[sample_start + start + j]
+            self.labelled.append((boundary + j, label, boundary_row + j, j == 0))
         self.add_teacher_rows(range(boundary_row + 1, boundary_row + 1 + end - start))
 
     def build(self) -> RecalibratorLayout:
-        width = max(len(sequence) for sequence in self.sequences)
-        padded = [sequence + [sequence[0]] * (width - len(sequence)) for sequence in self.sequences]
-        source = torch.tensor(padded)
+        source = torch.tensor(self.source)
         source = torch.where(source < 0, len(self.student) - 1 - source, source)
-        sample, position = torch.tensor(self.student, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        columns = list(zip(*self.labelled, strict=True))
+        rows, labels, teacher_rows, is_boundary = zip(*self.labelled, strict=True)
         return RecalibratorLayout(
             source=source,
-            student_sample=sample,
-            student_position=position,
-            label_rows=torch.tensor(columns[0]) * width + torch.tensor(columns[1]),
-            labels=torch.tensor(columns[2]),
-            teacher_rows=torch.tensor(columns[3]),
-            is_boundary=torch.tensor(columns[4]),
+            bounds=tuple(self.bounds),
+            student_rows=torch.tensor(self.student, dtype=torch.int64),
+            label_rows=torch.tensor(rows),
+            labels=torch.tensor(labels),
+            teacher_rows=torch.tensor(teacher_rows),
+            is_boundary=torch.tensor(is_boundary),
         )

@@ -4,6 +4,7 @@ Nothing here knows a family, a tokenizer or a process group.
 """
 
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -76,20 +77,29 @@ class VisionInputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Microbatch:
-    """Several rendered samples of one model, padded on the right: under a causal mask padding changes
-    nothing.
+    """Several rendered samples of one model, packed into one sequence: no token of it is padding.
+
+    Only where the sequence must be a multiple of something, the rest follows as one more sequence that nobody
+    reads.
     """
 
     sample_ids: tuple[str, ...]
     input_ids: torch.Tensor
-    """`[b, s]` int64."""
+    """`[1, t]` int64."""
     position_ids: torch.Tensor
-    """`[b, s]`, or `[3, b, s]` for M-RoPE."""
+    """`[1, t]`, or `[3, 1, t]` for M-RoPE; each sample's begin at 0."""
     lengths: tuple[int, ...]
-    """Tokens of each sample, without padding."""
+    """Tokens of each sample; with the rest, they add up to t."""
     answer_spans: tuple[tuple[AnswerSpan, ...], ...]
     vision: VisionInputs | None
     """None where no rank of this role looks at pixels, or no sample has an image."""
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Where each sequence begins, and t: what may attend to what."""
+        bounds = (0, *accumulate(self.lengths))
+        rest = self.input_ids.shape[1] - bounds[-1]
+        return (*bounds, bounds[-1] + rest) if rest else bounds
 
     def to(self, device: torch.device) -> "Microbatch":
         """Return the same microbatch with its tensors on `device`."""

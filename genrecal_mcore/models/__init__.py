@@ -4,6 +4,7 @@ This room builds modules and runs them forward. It computes no loss and moves no
 `losses`, `transfer` and `training` for those.
 """
 
+from genrecal_mcore.models.packed_attention import Packing, use_packed_attention
 from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator
 from genrecal_mcore.models.student import (
     add_lora,
@@ -12,12 +13,14 @@ from genrecal_mcore.models.student import (
     load_student,
     merge_lora,
     student_body,
+    student_embeddings,
     vision_encoder,
     vision_side,
 )
 from genrecal_mcore.models.teacher import TeacherStage, load_teacher_head, load_teacher_stage
 
 __all__ = [
+    "Packing",
     "Recalibrator",
     "TeacherStage",
     "add_lora",
@@ -29,6 +32,8 @@ __all__ = [
     "load_teacher_stage",
     "merge_lora",
     "student_body",
+    "student_embeddings",
+    "use_packed_attention",
     "vision_encoder",
     "vision_side",
 ]

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PretrainedConfig
-from transformers.masking_utils import create_causal_mask
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
+
+from genrecal_mcore.models.packed_attention import Packing, use_packed_attention
 
 # Qwen2-VL's decoder layer has the parameters of Qwen2's, and M-RoPE with equal rows is plain RoPE.
 _BLOCKS = {
@@ -34,15 +35,11 @@ class RecalibratorBody(nn.Module):
         self.layers = nn.ModuleList(layer(self.config, i) for i in range(num_layers))
         self.rotary_emb = rotary(self.config)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Return `[b, s, h_s]` for `[b, s, h_s]`, padded on the right; positions are 0..s-1 given afresh."""
-        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
-        position_embeddings = self.rotary_emb(hidden_states, positions)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=None, past_key_values=None
-        )
+    def forward(self, hidden_states: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Return `[1, s, h_s]` for packed `[1, s, h_s]`; each sequence's positions begin at 0."""
+        position_embeddings = self.rotary_emb(hidden_states, packing.positions[None])
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=position_embeddings)
+            hidden_states = layer(hidden_states, position_embeddings=position_embeddings, packing=packing)
         return hidden_states
 
 
@@ -60,16 +57,20 @@ class Recalibrator(nn.Module):
         self.rec_norm = nn.LayerNorm(teacher_hidden_size)
 
     def forward(
-        self, student_rows: torch.Tensor, teacher_rows: torch.Tensor, source: torch.Tensor
+        self,
+        student_rows: torch.Tensor,
+        teacher_rows: torch.Tensor,
+        source: torch.Tensor,
+        packing: Packing,
     ) -> torch.Tensor:
-        """Return recalibrated features `[b, s, h_t]`, ready for the teacher's head (Alg. 1 line 4).
+        """Return recalibrated features `[s, h_t]`, ready for the teacher's head (Alg. 1 line 4).
 
-        `student_rows` `[n, h_s]` and `teacher_rows` `[m, h_t]` are packed. `source` `[b, s]` says which row
-        stands where: i for student row i, n + j for teacher row j; padding repeats any row.
+        Of `student_rows` `[n, h_s]` and `teacher_rows` `[m, h_t]`, `source` `[s]` says which stands where in
+        the packed sequences: i for student row i, n + j for teacher row j.
         """
         teacher_rows = self.rec_proj_pre(teacher_rows.to(self.rec_proj_pre.weight.dtype))
         rows = torch.cat([student_rows.to(teacher_rows.dtype), teacher_rows])  # [n + m, h_s]
-        hidden_states = self.rec_body(rows[source])
+        hidden_states = self.rec_body(rows[source][None], packing)[0]
         return self.rec_norm(self.rec_proj_post(hidden_states))
 
 
@@ -92,7 +93,7 @@ def block_config(student_text_config: PretrainedConfig, num_layers: int) -> Pret
         config: PretrainedConfig = Qwen2Config(**values)
     else:
         config = type(student_text_config).from_dict(values)
-    config._attn_implementation = "sdpa"
+    use_packed_attention(config)
     return config
 
 

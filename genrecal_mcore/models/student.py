@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from genrecal_mcore.config import family_of_hf_folder
+from genrecal_mcore.models.packed_attention import Packing
 from genrecal_mcore.models.vision import image_features, scatter_features
 from genrecal_mcore.native import load_native_model
 
@@ -106,23 +107,33 @@ def learn_all_but_vision_encoder(model: PreTrainedModel) -> None:
         module.requires_grad_(False)
 
 
-def student_body(
+def student_embeddings(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
-    position_ids: torch.Tensor,
     pixel_values: torch.Tensor | None,
     image_grid_thw: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return `z`, the hidden states `[b, s, h_s]` after the final norm (Alg. 1 line 3).
-
-    `input_ids` `[b, s]`, right-padded; `position_ids` `[b, s]`, or `[3, b, s]` for M-RoPE, always given:
-    Qwen2-VL keeps the offset of the last image in the model and would use it here.
-    """
+    """Return what the language body reads, `[1, t, h_s]`: ids `[1, t]` embedded, images in their places."""
     embeddings = model.get_input_embeddings()(input_ids)
-    if pixel_values is not None:
-        features = image_features(model.model, pixel_values, image_grid_thw)
-        embeddings = scatter_features(embeddings, input_ids, features, model.config.image_token_id)
+    if pixel_values is None:
+        return embeddings
+    features = image_features(model.model, pixel_values, image_grid_thw)
+    return scatter_features(embeddings, input_ids, features, model.config.image_token_id)
+
+
+def student_body(
+    model: PreTrainedModel, embeddings: torch.Tensor, position_ids: torch.Tensor, packing: Packing
+) -> torch.Tensor:
+    """Return `z`, the hidden states `[t, h_s]` after the final norm (Alg. 1 line 3), for `[1, t, h_s]`.
+
+    `position_ids` `[1, t]`, or `[3, 1, t]` for M-RoPE, always given: Qwen2-VL keeps the offset of the last
+    image in the model and would use it here. The body attends as `use_packed_attention` says.
+    """
     out = model.model.language_model(
-        inputs_embeds=embeddings, position_ids=position_ids, attention_mask=None, use_cache=False
+        inputs_embeds=embeddings,
+        position_ids=position_ids,
+        attention_mask=None,
+        use_cache=False,
+        packing=packing,
     )
-    return out.last_hidden_state
+    return out.last_hidden_state[0]

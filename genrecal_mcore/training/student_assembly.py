@@ -20,6 +20,7 @@ from genrecal_mcore.models import (
     load_student,
     load_teacher_head,
     merge_lora,
+    use_packed_attention,
     vision_encoder,
 )
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
@@ -55,6 +56,7 @@ def assemble_student_module(
     be on the meta device: `planning` counts what this returns.
     """
     stage = stage_of(config)
+    use_packed_attention(student.model.language_model.config)
     if stage.student_learns == "lora":
         add_lora_(student, config)
     elif stage.student_learns == "all_but_vision_encoder":

@@ -130,7 +130,7 @@ class StudentFeed:
         )
         rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=self.stage.with_questions)
         owner = owner_of_rows(
-            rows.position,
+            rows,
             tp=self.teacher.tp,
             padded_length=batch.input_ids.shape[1],
             sequence_parallel=self.teacher.sequence_parallel,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from genrecal_mcore.data import Microbatch, RecalibratorLayout, student_path_layout, teacher_path_layout
 from genrecal_mcore.losses import frozen_head_loss, student_head_loss
-from genrecal_mcore.models import Recalibrator, student_body, vision_side
+from genrecal_mcore.models import Packing, Recalibrator, student_body, student_embeddings, vision_side
 from genrecal_mcore.training.stages import Stage
 
 LOSS_TERMS = (
@@ -70,12 +70,12 @@ class StudentModule(nn.Module):
         Each sum is divided once, by the step's global count of label-bearing tokens, so that the gradient
         depends neither on the number of ranks nor on that of microbatches.
         """
-        hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [b, s, h_s]
+        hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [t, h_s]
         sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=hidden_states.device)
         loss = torch.zeros((), device=hidden_states.device)
         if self.stage.student_path:
             layout = student_layout(unit, with_questions=self.stage.with_questions)
-            rows = hidden_states[layout.student_sample, layout.student_position]
+            rows = hidden_states[layout.student_rows]
             total, ce, kl = self._recalibrated_loss(unit, layout, rows)
             loss = loss + total / unit.teacher_answer_tokens
             boundary = layout.is_boundary
@@ -83,9 +83,8 @@ class StudentModule(nn.Module):
             sums[2], sums[3] = kl[boundary].sum(), kl[~boundary].sum()
         if self.stage.teacher_path:
             layout = regularizer_layout(unit)
-            total, ce, kl = self._recalibrated_loss(
-                unit, layout, hidden_states.new_zeros(0, hidden_states.shape[2])
-            )
+            no_rows = hidden_states.new_zeros(0, hidden_states.shape[1])
+            total, ce, kl = self._recalibrated_loss(unit, layout, no_rows)
             loss = loss + total / unit.teacher_answer_tokens
             sums[4], sums[5] = ce.sum(), kl.sum()
         if self.stage.student_ce:
@@ -110,13 +109,14 @@ class StudentModule(nn.Module):
     def _student_hidden_states(self, batch: Microbatch) -> torch.Tensor:
         vision = batch.vision
         with torch.set_grad_enabled(self.stage.student_learns != "nothing"):
-            return student_body(
+            embeddings = student_embeddings(
                 self.student,
                 batch.input_ids,
-                batch.position_ids,
                 vision.pixel_values if vision else None,
                 vision.image_grid_thw if vision else None,
             )
+            packing = Packing.of(batch.bounds, embeddings.device)
+            return student_body(self.student, embeddings, batch.position_ids, packing)
 
     def _recalibrated_loss(
         self, unit: StudentUnit, layout: RecalibratorLayout, student_rows: torch.Tensor
@@ -124,9 +124,8 @@ class StudentModule(nn.Module):
         # Alg. 1 lines 4-6: Recalibrator, then CE to the labels and KL to the teacher through the teacher's
         # head.
         assert self.recalibrator is not None and unit.payload is not None
-        recalibrated = self.recalibrator(student_rows, unit.payload, layout.source).flatten(
-            0, 1
-        )  # [b * s, h_t]
+        packing = Packing.of(layout.bounds, layout.source.device)
+        recalibrated = self.recalibrator(student_rows, unit.payload, layout.source, packing)  # [s, h_t]
         out = frozen_head_loss(
             recalibrated[layout.label_rows],
             unit.payload[layout.teacher_rows],
@@ -138,9 +137,9 @@ class StudentModule(nn.Module):
 
     def _student_ce(self, batch: Microbatch, hidden_states: torch.Tensor) -> torch.Tensor:
         # Question positions never see the vocabulary: only rows that predict an answer token are projected.
-        samples, positions = label_positions(batch)
-        rows = hidden_states[samples, positions]
-        labels = batch.input_ids[samples, positions + 1]
+        positions = label_positions(batch)
+        rows = hidden_states[positions]
+        labels = batch.input_ids[0, positions + 1]
         weight = self.student.get_output_embeddings().weight
         return student_head_loss(rows, labels, weight, memory_budget_bytes=self.loss_memory_bytes)
 
@@ -164,13 +163,12 @@ def regularizer_layout(unit: StudentUnit) -> RecalibratorLayout:
     return layout.to(unit.student.input_ids.device)
 
 
-def label_positions(batch: Microbatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sample and position, each `[t]`, of every row that predicts an answer token."""
-    pairs = [
-        (sample, position)
-        for sample, spans in enumerate(batch.answer_spans)
+def label_positions(batch: Microbatch) -> torch.Tensor:
+    """Return the positions `[n]` in the packed sequence of every row that predicts an answer token."""
+    positions = [
+        first + position
+        for first, spans in zip(batch.bounds, batch.answer_spans, strict=False)
         for start, end in spans
         for position in range(start - 1, end - 1)
     ]
-    samples, positions = torch.tensor(pairs, device=batch.input_ids.device).unbind(1)
-    return samples, positions
+    return torch.tensor(positions, device=batch.input_ids.device)

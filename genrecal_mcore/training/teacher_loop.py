@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from genrecal_mcore.data import Microbatch, UnitLoader, payload_rows
-from genrecal_mcore.models import TeacherStage
+from genrecal_mcore.models import Packing, TeacherStage
 from genrecal_mcore.status import RankStatus
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
@@ -52,7 +52,8 @@ def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: 
             hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
         else:
             hidden_states = rank.link.receive(unit, local_shape(rank, batch))
-        hidden_states = rank.teacher.body(hidden_states, batch.position_ids)  # local [s/tp or s, b, h]
+        packing = Packing.of(batch.bounds, rank.device)
+        hidden_states = rank.teacher.body(hidden_states, batch.position_ids, packing)
         if rank.sender is None:
             rank.link.send(unit, hidden_states)
         else:
@@ -89,11 +90,10 @@ def image_features_of(rank: TeacherRank, batch: Microbatch) -> torch.Tensor | No
 
 
 def local_shape(rank: TeacherRank, batch: Microbatch) -> tuple[int, int, int]:
-    """Return the shape `[s/tp or s, b, h]` that stages of this rank's tp coordinate pass on."""
+    """Return the shape `[t/tp or t, 1, h]` that stages of this rank's tp coordinate pass on."""
     config = rank.teacher.body.config
-    samples, length = batch.input_ids.shape
     parts = config.tensor_model_parallel_size if config.sequence_parallel else 1
-    return length // parts, samples, config.hidden_size
+    return batch.input_ids.shape[1] // parts, 1, config.hidden_size
 
 
 def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -101,7 +101,7 @@ def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) 
     config = rank.teacher.body.config
     rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=rank.stage.with_questions)
     owner = owner_of_rows(
-        rows.position,
+        rows,
         tp=config.tensor_model_parallel_size,
         padded_length=batch.input_ids.shape[1],
         sequence_parallel=config.sequence_parallel,
@@ -109,4 +109,4 @@ def own_rows(rank: TeacherRank, batch: Microbatch, hidden_states: torch.Tensor) 
     tp_rank = rank.teacher.body.groups.tp.rank()
     mine = owner == tp_rank
     first = tp_rank * hidden_states.shape[0] if config.sequence_parallel else 0
-    return hidden_states[rows.position[mine] - first, rows.sample[mine]], len(owner)
+    return hidden_states[rows[mine] - first, 0], len(owner)

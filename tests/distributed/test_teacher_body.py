@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from checkpoint_tools.conversion import convert_to_mcore
 from genrecal_mcore.data import Microbatch, ModelProcessor, Sample, Turn, load_processor
-from genrecal_mcore.models import TeacherStage
+from genrecal_mcore.models import Packing, TeacherStage
 from genrecal_mcore.models.teacher import load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.status import unrecorded_status
@@ -36,6 +36,10 @@ LAYOUTS = [
     pytest.param({"tp": 1, "pp": 4}, id="tp1-pp4"),
     pytest.param({"tp": 2, "pp": 2, "sequence_parallel": True}, id="tp2-pp2-sp"),
 ]
+
+
+SP_MULTIPLE = 17
+"""Makes sequence parallelism add a rest to every kind's samples; tp alone divides some of them."""
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,7 @@ def microbatch(
 def features_on_this_rank(
     teachers: Sequence[Path], degrees: dict[str, int], samples: Sequence[Sample]
 ) -> list[np.ndarray | None]:
-    """Return each teacher's local `[s/tp or s, b, h]`; None on ranks before the last stage.
+    """Return each teacher's local `[t/tp or t, 1, h]`; None on ranks before the last stage.
 
     The last rank of the world is the student, which only helps to make the groups.
     """
@@ -122,14 +126,16 @@ def local_features(
 ) -> np.ndarray | None:
     stage = load_teacher_stage(folder, mesh, topology.teacher_groups, device=topology.device)
     parts = mesh.tp if mesh.sequence_parallel else 1
-    batch = microbatch(load_processor(folder / "tokenizer"), samples, pad_to_multiple_of=parts)
+    multiple = SP_MULTIPLE * parts if mesh.sequence_parallel else 1
+    batch = microbatch(load_processor(folder / "tokenizer"), samples, pad_to_multiple_of=multiple)
     link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0, status=unrecorded_status())
     if stage.is_first_stage:
         hidden_states = stage.embed(batch.input_ids, image_features(stage, batch))
     else:
-        num_samples, length = batch.input_ids.shape
-        hidden_states = link.receive(UNIT, (length // parts, num_samples, stage.body.config.hidden_size))
-    hidden_states = stage.body(hidden_states, batch.position_ids)
+        length = batch.input_ids.shape[1]
+        hidden_states = link.receive(UNIT, (length // parts, 1, stage.body.config.hidden_size))
+    packing = Packing.of(batch.bounds, topology.device)
+    hidden_states = stage.body(hidden_states, batch.position_ids, packing)
     if stage.is_last_stage:
         return hidden_states.numpy()
     link.send(UNIT, hidden_states)
@@ -160,31 +166,25 @@ def test_features_equal_those_of_transformers_at_every_layout(
         # Under sequence parallelism each tp rank holds rows of its own, otherwise each holds them all.
         copies = [torch.cat(local)] if mesh.sequence_parallel else local
         for features in copies:
-            for i, of_sample in enumerate(expected[kind]):
-                found = features[: len(of_sample), i]  # [s, b, h] -> [s, h]
-                torch.testing.assert_close(found, of_sample, rtol=0.0, atol=ATOL_FP32_HIDDEN)
-                print(
-                    kind,
-                    degrees,
-                    (found - of_sample).abs().max().item(),
-                    of_sample.abs().max().item(),
-                    of_sample.shape,
-                )
+            packed = torch.cat(expected[kind])  # [t, h]
+            found = features[: len(packed), 0]
+            torch.testing.assert_close(found, packed, rtol=0.0, atol=ATOL_FP32_HIDDEN)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_sample_is_padded_under_sequence_parallelism(
+def test_what_sequence_parallelism_adds_is_one_more_sequence(
     kind: str, folders: dict[str, Path], samples: tuple[Sample, ...]
 ) -> None:
-    batch = microbatch(load_processor(folders[kind]), samples, pad_to_multiple_of=2)
-    assert len(set(batch.lengths)) == len(samples)
-    assert max(batch.lengths) == batch.input_ids.shape[1] - 1
+    batch = microbatch(load_processor(folders[kind]), samples, pad_to_multiple_of=2 * SP_MULTIPLE)
+    assert sum(batch.lengths) % (2 * SP_MULTIPLE) > 0
+    assert len(batch.bounds) == len(samples) + 2
+    assert batch.bounds[-1] == batch.input_ids.shape[1] > sum(batch.lengths)
 
 
 def test_images_give_positions_that_differ_in_time_height_and_width(
     folders: dict[str, Path], samples: tuple[Sample, ...]
 ) -> None:
     batch = microbatch(load_processor(folders["qwen2_vl_tied"]), samples)
-    time, height, width = batch.position_ids  # each [b, s]
+    time, height, width = batch.position_ids  # each [1, t]
     assert not torch.equal(time, height)
     assert not torch.equal(height, width)

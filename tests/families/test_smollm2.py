@@ -1,5 +1,6 @@
 """Real Llama weights through the converter: SmolLM2-135M-Instruct, logits against transformers in fp32."""
 
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers import (
 )
 
 from checkpoint_tools.conversion import Options, convert_to_mcore
+from genrecal_mcore.models import Packing
 from genrecal_mcore.models.teacher import load_teacher_head, load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
 from genrecal_mcore.status import unrecorded_status
@@ -114,7 +116,7 @@ def with_one_more_group(name: str, tensor: torch.Tensor, config: LlamaConfig) ->
 
 @torch.inference_mode()
 def features_on_this_rank(folder: Path, input_ids: list[list[int]]) -> np.ndarray | None:
-    """Return the local `[s/tp, b, h]` of ids `[b, s]`; None on ranks before the last stage.
+    """Return the local `[t/tp, 1, h]` of all sentences, packed; None on ranks before the last stage.
 
     The last rank of the world is the student, which only helps to make the groups.
     """
@@ -125,13 +127,13 @@ def features_on_this_rank(folder: Path, input_ids: list[list[int]]) -> np.ndarra
         return None
     stage = load_teacher_stage(folder, MESH, topology.teacher_groups, device=topology.device)
     link = PipelineLink(topology, dtype=torch.float32, timeout_s=60.0, status=unrecorded_status())
-    ids = torch.tensor(input_ids)
-    num_samples, length = ids.shape
+    packing = Packing.of((0, *accumulate(map(len, input_ids))), topology.device)
+    ids = torch.tensor([token for sentence in input_ids for token in sentence])[None]
     if stage.is_first_stage:
         hidden_states = stage.embed(ids, None)
     else:
-        hidden_states = link.receive(UNIT, (length // MESH.tp, num_samples, stage.body.config.hidden_size))
-    hidden_states = stage.body(hidden_states, torch.arange(length).expand(num_samples, -1))
+        hidden_states = link.receive(UNIT, (ids.shape[1] // MESH.tp, 1, stage.body.config.hidden_size))
+    hidden_states = stage.body(hidden_states, packing.positions[None], packing)
     if stage.is_last_stage:
         return hidden_states.numpy()
     link.send(UNIT, hidden_states)
@@ -142,13 +144,13 @@ def features_on_this_rank(folder: Path, input_ids: list[list[int]]) -> np.ndarra
 @pytest.fixture(scope="module")
 def teacher_logits(teacher: Path, token_ids: list[list[int]], rank_pool: RankPool) -> list[torch.Tensor]:
     """Run the converted body on all sentences at once: `[s, v]` of each."""
-    length = max(len(ids) for ids in token_ids)
-    length += length % MESH.tp
-    padded = [ids + [0] * (length - len(ids)) for ids in token_ids]
-    results = rank_pool.run(features_on_this_rank, MESH.size + 1, teacher, padded)
-    features = torch.cat([torch.from_numpy(results[rank]) for rank in MESH.last_stage_ranks(0)])  # [s, b, h]
+    rest = -sum(map(len, token_ids)) % MESH.tp
+    sequences = [*token_ids, [0] * rest] if rest else token_ids
+    results = rank_pool.run(features_on_this_rank, MESH.size + 1, teacher, sequences)
+    features = torch.cat([torch.from_numpy(results[rank]) for rank in MESH.last_stage_ranks(0)])  # [t, 1, h]
     head = load_teacher_head(teacher, device=torch.device("cpu"))
-    return [features[: len(ids), i] @ head.T for i, ids in enumerate(token_ids)]
+    lengths = [len(ids) for ids in sequences]
+    return [found @ head.T for found in features[:, 0].split(lengths)[: len(token_ids)]]
 
 
 def test_the_converted_weights_give_the_logits_of_transformers(

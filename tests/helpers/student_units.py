@@ -10,8 +10,8 @@ from genrecal_mcore.training.student_module import StudentModule, StudentUnit
 def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> StudentUnit:
     """Return `train.micro_batch_size` samples of as many tokens for both models, almost all of an answer."""
     batch_size, answers = config.train.micro_batch_size, ((2, num_tokens),)
-    ids = torch.randint(3, 200, (batch_size, num_tokens), generator=torch.Generator().manual_seed(0))
-    positions = torch.arange(num_tokens).expand(batch_size, num_tokens)
+    ids = torch.randint(3, 200, (1, batch_size * num_tokens), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(num_tokens).repeat(batch_size)[None]
     has_mrope = "mrope_section" in module.student.config.get_text_config().rope_parameters
     student, teacher = (
         Microbatch(
@@ -28,7 +28,7 @@ def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> S
     if module.stage.has_teacher:
         rows = payload_rows(teacher.answer_spans, teacher.lengths, with_questions=module.stage.with_questions)
         head = module.teacher_head
-        payload = torch.randn(len(rows.sample), head.shape[1], dtype=head.dtype)
+        payload = torch.randn(len(rows), head.shape[1], dtype=head.dtype)
     return StudentUnit(
         student=student,
         teacher=teacher if payload is not None else None,

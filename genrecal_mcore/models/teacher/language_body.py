@@ -22,6 +22,7 @@ from megatron.core.transformer.transformer_block import TransformerBlock, Transf
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from genrecal_mcore.config import LanguageBodySpec
+from genrecal_mcore.models.packed_attention import Packing
 from genrecal_mcore.models.teacher.layer_spec import decoder_spec
 from genrecal_mcore.parallel import MeshSpec
 
@@ -107,29 +108,34 @@ class TeacherLanguageBody(torch.nn.Module):
             return hidden_states
         return scatter_to_sequence_parallel_region(hidden_states, group=self.groups.tp)
 
-    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Run this stage's layers.
+    def forward(
+        self, hidden_states: torch.Tensor, position_ids: torch.Tensor, packing: Packing
+    ) -> torch.Tensor:
+        """Run this stage's layers over packed sequences.
 
-        `hidden_states`: global `[s, b, h]`, local `[s/tp, b, h]` under sequence parallelism. `position_ids`:
-        `[b, s]`, or `[3, b, s]` for M-RoPE. The last stage returns hidden states after the final norm.
+        `hidden_states`: global `[t, 1, h]`, local `[t/tp, 1, h]` under sequence parallelism. `position_ids`:
+        `[1, t]`, or `[3, 1, t]` for M-RoPE. The last stage returns hidden states after the final norm.
 
         The loop stands here because `TransformerBlock.forward` forks the CUDA random state under sequence
         parallelism, which a frozen body without dropout does not need and a CPU does not have.
         """
-        rotary_pos_emb = self.rotary_freqs(position_ids)
+        rotary_pos_emb = self.rotary_freqs(position_ids, packing)
         for layer in self.decoder.layers:
             hidden_states, _ = layer(
-                hidden_states=hidden_states, attention_mask=None, rotary_pos_emb=rotary_pos_emb
+                # mcore hands the mask on to `PackedAttention` as it is.
+                hidden_states=hidden_states,
+                attention_mask=packing,
+                rotary_pos_emb=rotary_pos_emb,
             )
         if self.decoder.final_layernorm is not None:
             hidden_states = self.decoder.final_layernorm(hidden_states)
         return hidden_states
 
-    def rotary_freqs(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Return rotary angles: `[s, 1, 1, d]`, or `[s, b, 1, d]` for M-RoPE."""
+    def rotary_freqs(self, position_ids: torch.Tensor, packing: Packing) -> torch.Tensor:
+        """Return rotary angles `[t, 1, 1, d]`."""
         if self.spec.mrope_section:
             return self.rotary(position_ids, list(self.spec.mrope_section))
-        return self.rotary(position_ids.shape[-1])
+        return self.rotary(packing.max_length)[position_ids[0]]
 
     def sharded_state_dict(self) -> dict:
         """Return mcore's description of where each local tensor lies in the checkpoint's whole tensors."""

@@ -9,7 +9,6 @@ import logging
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
@@ -17,6 +16,8 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
+
+from genrecal_mcore.models.packed_attention import Packing, packed_causal_attention
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,11 @@ def has_transformer_engine() -> bool:
     return True
 
 
-class SdpaAttention(torch.nn.Module):
-    """Causal attention by `scaled_dot_product_attention`, without an `[s, s]` matrix and without global
-    state.
+class PackedAttention(torch.nn.Module):
+    """Attention of mcore's layers over packed sequences, with or without Transformer Engine around it.
 
-    Replaces mcore's `DotProductAttention`, which needs `parallel_state` and the CUDA random state.
+    Replaces mcore's `DotProductAttention`, which needs `parallel_state` and the CUDA random state, and
+    Transformer Engine's, whose packed layout has no M-RoPE in mcore 0.16.
     """
 
     def __init__(self, config: TransformerConfig, layer_number: int, **_: Any) -> None:
@@ -42,15 +43,19 @@ class SdpaAttention(torch.nn.Module):
         self.softmax_scale = config.softmax_scale
         self.layer_number = layer_number
 
-    def forward(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+    def forward(  # noqa: PLR0913 - the signature is mcore's
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Packing,
+        *_: Any,
+        **__: Any,
     ) -> torch.Tensor:
-        """Return `[s, b, n/tp * d]` for query `[s, b, n/tp, d]`, key and value `[s, b, n_kv/tp, d]`."""
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))  # [b, n, s, d]
-        out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=self.softmax_scale, enable_gqa=True
-        )
-        return out.permute(2, 0, 1, 3).flatten(2)
+        """Return `[t, 1, n/tp * d]` for query `[t, 1, n/tp, d]`, key and value `[t, 1, n_kv/tp, d]`."""
+        query, key, value = (x.squeeze(1) for x in (query, key, value))
+        out = packed_causal_attention(query, key, value, attention_mask, scale=self.softmax_scale)
+        return out.flatten(1).unsqueeze(1)
 
 
 class RMSNorm(torch.nn.Module):
@@ -77,10 +82,10 @@ def decoder_spec() -> TransformerBlockSubmodules:
         from megatron.core.extensions.transformer_engine import TENorm
 
         logger.info("teacher decoder: Transformer Engine layers")
-        return TransformerBlockSubmodules(
-            layer_specs=[get_gpt_layer_with_transformer_engine_spec()], layer_norm=TENorm
-        )
-    logger.info("teacher decoder: local layers, SDPA attention (Transformer Engine is not installed)")
+        spec = copy.deepcopy(get_gpt_layer_with_transformer_engine_spec())
+        spec.submodules.self_attention.submodules.core_attention = PackedAttention
+        return TransformerBlockSubmodules(layer_specs=[spec], layer_norm=TENorm)
+    logger.info("teacher decoder: local layers (Transformer Engine is not installed)")
     return TransformerBlockSubmodules(layer_specs=[_local_layer_spec()], layer_norm=RMSNorm)
 
 
@@ -88,5 +93,5 @@ def _local_layer_spec() -> ModuleSpec:
     spec = copy.deepcopy(get_gpt_layer_local_spec(normalization="RMSNorm"))
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
-    spec.submodules.self_attention.submodules.core_attention = SdpaAttention
+    spec.submodules.self_attention.submodules.core_attention = PackedAttention
     return spec

@@ -19,21 +19,20 @@ def render(processor: ModelProcessor, turns: tuple[Turn, ...]) -> RenderedSample
     return processor.render(Sample(id="a", images=images, turns=turns, source="set"), [SIZE] * len(images))
 
 
-def test_collate_pads_on_the_right_and_counts_positions_on(processor: ModelProcessor) -> None:
+def test_collate_packs_samples_one_after_another(processor: ModelProcessor) -> None:
     rendered = [render(processor, SHORT), render(processor, LONG)]
     short, long = (len(sample.input_ids) for sample in rendered)
     batch = processor.collate(rendered, pad_to_multiple_of=23)
-    width = batch.input_ids.shape[1]
-    assert short < long < width == -(-long // 23) * 23
+    total = batch.input_ids.shape[1]
+    assert short + long < total == -(-(short + long) // 23) * 23
     assert batch.lengths == (short, long)
-    assert batch.position_ids.shape[-2:] == (2, width)
-    for row, sample in enumerate(rendered):
-        length = len(sample.input_ids)
-        assert torch.equal(batch.input_ids[row, :length], sample.input_ids)
-        assert set(batch.input_ids[row, length:].tolist()) == {processor.tokenizer.pad_token_id}
-        positions = batch.position_ids[..., row, :]
-        assert torch.equal(positions[..., :length], sample.position_ids)
-        assert bool((positions[..., length - 1 :].diff(dim=-1) == 1).all())
+    assert batch.bounds == (0, short, short + long, total)
+    assert batch.position_ids.shape[-2:] == (1, total)
+    for start, sample in zip(batch.bounds, rendered, strict=False):
+        end = start + len(sample.input_ids)
+        assert torch.equal(batch.input_ids[0, start:end], sample.input_ids)
+        assert torch.equal(batch.position_ids[..., 0, start:end], sample.position_ids)
+    assert set(batch.input_ids[0, short + long :].tolist()) == {processor.tokenizer.pad_token_id}
 
 
 def test_prompts_are_padded_on_the_left(processor: ModelProcessor) -> None:

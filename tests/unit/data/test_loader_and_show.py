@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,9 @@ def test_a_unit_holds_its_samples_renderings_and_pixels(
     numbers = samples_of(loader, unit)
     microbatch = loader.load(*unit, with_pixels=True)
     assert microbatch.sample_ids == tuple(f"sample-{number:03d}" for number in numbers)
-    for row, number in enumerate(numbers):
+    for (start, end), number in zip(pairwise(microbatch.bounds), numbers, strict=True):
         rendered = loader.processor.render(loader.index[number], loader.index.facts[number].image_sizes)
-        assert torch.equal(microbatch.input_ids[row, : microbatch.lengths[row]], rendered.input_ids)
+        assert torch.equal(microbatch.input_ids[0, start:end], rendered.input_ids)
     paths = [path for number in numbers for path in loader.index[number].images]
     expected = loader.processor.pixels([Image.open(path) for path in paths])
     assert torch.equal(microbatch.vision.pixel_values, expected.pixel_values)
@@ -81,7 +82,7 @@ def test_a_unit_is_padded_to_a_multiple(loader: UnitLoader) -> None:
     plain = loader.load(1, 0, 1, with_pixels=False)
     padded = loader.load(1, 0, 1, with_pixels=False, pad_to_multiple_of=29)
     width = plain.input_ids.shape[1]
-    assert width == max(plain.lengths)
+    assert width == sum(plain.lengths)
     assert padded.input_ids.shape[1] == -(-width // 29) * 29 > width
     assert padded.position_ids.shape[-1] == padded.input_ids.shape[1]
     assert torch.equal(padded.input_ids[:, :width], plain.input_ids)

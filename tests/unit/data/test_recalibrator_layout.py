@@ -6,7 +6,7 @@ from genrecal_mcore.data.recalibrator_layout import payload_starts, student_path
 # Sample 0: two turns; sample 1: one turn. Teacher and student cut the same text differently.
 TEACHER_SPANS = (((3, 5), (8, 11)), ((2, 6),))
 STUDENT_SPANS = (((2, 5), (7, 8)), ((4, 6),))
-TEACHER_IDS = torch.arange(22).reshape(2, 11) + 100
+TEACHER_IDS = torch.arange(17)[None] + 100
 
 
 def expected_student_path(with_questions: bool) -> list[list[str]]:
@@ -31,13 +31,12 @@ def payload_names(with_questions: bool) -> list[str]:
 @pytest.mark.parametrize("with_questions", [False, True])
 def test_student_path_is_student_questions_and_teacher_answers_in_turn(with_questions: bool) -> None:
     layout = student_path_layout(STUDENT_SPANS, TEACHER_SPANS, TEACHER_IDS, with_questions=with_questions)
-    student = [
-        f"s{s}.{p}"
-        for s, p in zip(layout.student_sample.tolist(), layout.student_position.tolist(), strict=True)
-    ]
+    in_pack = [f"s0.{p}" for p in range(8)] + [f"s1.{p}" for p in range(6)]
+    student = [in_pack[position] for position in layout.student_rows.tolist()]
     names = student + payload_names(with_questions)
-    for row, expected in zip(layout.source.tolist(), expected_student_path(with_questions), strict=True):
-        assert [names[i] for i in row][: len(expected)] == expected
+    first, second = expected_student_path(with_questions)
+    assert [names[i] for i in layout.source.tolist()] == first + second
+    assert layout.bounds == (0, len(first), len(first) + len(second))
 
 
 @pytest.mark.parametrize("with_questions", [False, True])
@@ -50,16 +49,15 @@ def test_labels_and_kl_targets_start_at_the_boundary(with_questions: bool) -> No
         *("t1.1", "t1.2", "t1.3", "t1.4"),
     ]
     assert layout.labels.tolist() == [103, 104, 108, 109, 110, 113, 114, 115, 116]
-    width = layout.source.shape[1]
-    assert layout.label_rows.tolist() == [1, 2, 5, 6, 7, width + 3, width + 4, width + 5, width + 6]
+    assert layout.label_rows.tolist() == [1, 2, 5, 6, 7, 9 + 3, 9 + 4, 9 + 5, 9 + 6]
     assert layout.is_boundary.tolist() == [True, False, True, False, False, True, False, False, False]
 
 
 def test_teacher_path_is_the_teachers_own_sequence() -> None:
     layout = teacher_path_layout(TEACHER_SPANS, TEACHER_IDS)
-    assert layout.student_sample.numel() == 0
-    assert layout.source[0].tolist() == list(range(11))
-    assert layout.source[1, :6].tolist() == list(range(11, 17))
+    assert layout.student_rows.numel() == 0
+    assert layout.source.tolist() == list(range(17))
+    assert layout.bounds == (0, 11, 17)
     assert layout.label_rows.tolist() == [2, 3, 7, 8, 9, 12, 13, 14, 15]
 
 

@@ -20,7 +20,13 @@ from genrecal_mcore.evaluation import (
     questions_of,
 )
 from genrecal_mcore.evaluation.generate import stop_tokens
-from genrecal_mcore.models import student_body
+from genrecal_mcore.models import (
+    Packing,
+    load_student,
+    student_body,
+    student_embeddings,
+    use_packed_attention,
+)
 from tests.helpers.tiny_data import make_tiny_dataset
 from tests.helpers.tiny_models import make_tiny_model
 
@@ -65,6 +71,8 @@ def test_the_first_token_is_the_one_that_training_would_predict(
 ) -> None:
     """Prompt, image tokens and positions of generation are those of the training side."""
     model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
+    student = load_student(model_dir, dtype=torch.float32).eval()
+    use_packed_attention(student.model.language_model.config)
     processor = load_processor(model_dir)
     for sample in samples:
         images = [Image.open(path).convert("RGB") for path in sample.images]
@@ -72,9 +80,11 @@ def test_the_first_token_is_the_one_that_training_would_predict(
         batch = processor.collate([rendered], processor.pixels(images))
         vision = (batch.vision.pixel_values, batch.vision.image_grid_thw) if batch.vision else (None, None)
         with torch.inference_mode():
-            hidden_states = student_body(model, batch.input_ids, batch.position_ids, *vision)
-            logits = model.get_output_embeddings()(hidden_states)  # [1, s, v]
-        predicted = int(logits[0, rendered.answer_spans[-1][0] - 1].argmax())
+            embeddings = student_embeddings(student, batch.input_ids, *vision)
+            packing = Packing.of(batch.bounds, embeddings.device)
+            hidden_states = student_body(student, embeddings, batch.position_ids, packing)
+            logits = student.get_output_embeddings()(hidden_states)  # [s, v]
+        predicted = int(logits[rendered.answer_spans[-1][0] - 1].argmax())
         expected = "" if predicted in stop_tokens(model, processor) else processor.decode([predicted]).strip()
         assert generate_answers(model, processor, [sample], batch_size=1, max_new_tokens=1) == [expected]
 

@@ -3,7 +3,7 @@ import torch
 from transformers import LlamaConfig, Qwen2Config
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 
-from genrecal_mcore.models import Recalibrator, initialise_recalibrator
+from genrecal_mcore.models import Packing, Recalibrator, initialise_recalibrator
 
 SIZES = {
     "hidden_size": 24,
@@ -36,15 +36,16 @@ def test_output_has_the_teachers_size_and_is_causal(kind: str) -> None:
     torch.manual_seed(0)
     recalibrator = make(kind)
     student, teacher = torch.randn(3, 24), torch.randn(4, 17)
-    source = torch.tensor([[0, 1, 3, 4], [2, 5, 6, 6]])
-    out = recalibrator(student, teacher, source)
-    assert out.shape == (2, 4, 17)
+    source = torch.tensor([0, 1, 3, 4, 2, 5, 6])
+    packing = Packing.of((0, 4, 7), torch.device("cpu"))
+    out = recalibrator(student, teacher, source, packing)
+    assert out.shape == (7, 17)
     changed = teacher.clone()
-    changed[1] += 1.0  # row 4 of the concatenation: the last position of sample 0
-    again = recalibrator(student, changed, source)
-    torch.testing.assert_close(again[0, :3], out[0, :3], rtol=0, atol=0)
-    torch.testing.assert_close(again[1], out[1], rtol=0, atol=0)
-    assert (again[0, 3] - out[0, 3]).abs().max() > 1e-3
+    changed[1] += 1.0  # row 4 of the concatenation: the last position of the first sequence
+    again = recalibrator(student, changed, source, packing)
+    torch.testing.assert_close(again[:3], out[:3], rtol=0, atol=0)
+    torch.testing.assert_close(again[4:], out[4:], rtol=0, atol=0)
+    assert (again[3] - out[3]).abs().max() > 1e-3
 
 
 def test_parameter_names_are_those_of_the_delivered_file() -> None:

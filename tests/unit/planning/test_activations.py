@@ -15,10 +15,12 @@ from genrecal_mcore.config import Family, LoraConfig, RunConfig, family_of_hf_co
 from genrecal_mcore.layouts.internvl_chat import native_config
 from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
 from genrecal_mcore.models import (
+    Packing,
     Recalibrator,
     add_lora,
     load_student,
     load_teacher_stage,
+    use_packed_attention,
 )
 from genrecal_mcore.models.vision import image_features
 from genrecal_mcore.native import build_model
@@ -68,15 +70,17 @@ def saved_bytes(module: nn.Module, hidden_states: torch.Tensor, rotary: nn.Modul
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
         # An input of its own: in fp32 the first norm keeps it as it is.
-        out = module(hidden_states + 0, position_embeddings=position_embeddings)
+        packing = Packing.of((0, hidden_states.shape[1]), hidden_states.device)
+        out = module(hidden_states + 0, position_embeddings=position_embeddings, packing=packing)
     del out
     return sum(saved.values())
 
 
 def body_and_input(student: PreTrainedModel, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
     body = student.model.language_model.to(dtype).train()
+    use_packed_attention(body.config)
     hidden_size = student.config.get_text_config().hidden_size
-    return body, torch.randn(3, 7, hidden_size, dtype=dtype, requires_grad=True)
+    return body, torch.randn(1, 21, hidden_size, dtype=dtype, requires_grad=True)
 
 
 @pytest.mark.parametrize("element_size", [2, 4])
@@ -95,7 +99,7 @@ def test_a_layer_saves_the_counted_bytes(
         parameter.requires_grad_(learns == "all" or "lora_" in name)
     shape = shape_of_text_config(student.config.get_text_config())
     counted = saved_bytes_per_token(shape, element_size=element_size, learns=learns, lora=lora)
-    assert saved_bytes(body.layers[1], hidden_states, body.rotary_emb) == 3 * 7 * counted
+    assert saved_bytes(body.layers[1], hidden_states, body.rotary_emb) == 21 * counted
 
 
 def test_dropout_adds_a_copy_and_a_mask_of_each_adapted_input(students: dict[str, Path]) -> None:
@@ -108,7 +112,7 @@ def test_dropout_adds_a_copy_and_a_mask_of_each_adapted_input(students: dict[str
     counted = saved_bytes_per_token(shape, element_size=4, learns="lora", lora=lora)
     # A CPU keeps the mask in the input's dtype, CUDA in bytes.
     found = saved_bytes(body.layers[1], hidden_states, body.rotary_emb)
-    assert found == 3 * 7 * (counted + 3 * inputs)
+    assert found == 21 * (counted + 3 * inputs)
 
 
 @pytest.mark.parametrize("element_size", [2, 4])
@@ -118,11 +122,13 @@ def test_a_layer_of_the_recalibrator_saves_what_one_of_the_student_does(
     text_config = load_student(students["qwen2_vl"], dtype=torch.float32).config.get_text_config()
     recalibrator = Recalibrator(text_config, teacher_hidden_size=40, num_layers=2)
     body = recalibrator.rec_body.to(DTYPES[element_size])
-    hidden_states = torch.randn(3, 7, text_config.hidden_size, dtype=DTYPES[element_size], requires_grad=True)
+    hidden_states = torch.randn(
+        1, 21, text_config.hidden_size, dtype=DTYPES[element_size], requires_grad=True
+    )
     counted = saved_bytes_per_token(
         shape_of_text_config(text_config), element_size=element_size, learns="all"
     )
-    assert saved_bytes(body.layers[0], hidden_states, body.rotary_emb) == 3 * 7 * counted
+    assert saved_bytes(body.layers[0], hidden_states, body.rotary_emb) == 21 * counted
 
 
 NUM_TOKENS = 128
@@ -223,7 +229,8 @@ def body_peak_bytes(folder: Path, degrees: dict[str, Any], num_tokens: int) -> i
     local = num_tokens // mesh.tp if mesh.sequence_parallel else num_tokens
     hidden_states = torch.randn(local, 1, stage.body.config.hidden_size)
     with torch.no_grad(), LiveMemory([*tensors_of(stage), hidden_states]) as memory:
-        stage.body(hidden_states, torch.arange(num_tokens)[None])
+        packing = Packing.of((0, num_tokens), topology.device)
+        stage.body(hidden_states, torch.arange(num_tokens)[None], packing)
     return memory.peak_bytes
 
 
