@@ -59,6 +59,11 @@ class SampleIndex:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of each sample in both tokenizers together: what it costs both meshes."""
+        return tuple(facts.student_tokens + facts.teacher_tokens for facts in self.facts)
+
     def __getitem__(self, number: int) -> Sample:
         return self.samples[number]
 

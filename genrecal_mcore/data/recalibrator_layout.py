@@ -6,7 +6,7 @@ teacher.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,9 +37,14 @@ class RecalibratorLayout:
 
     def to(self, device: torch.device) -> "RecalibratorLayout":
         """Return the same layout with its tensors on `device`."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RecalibratorLayout(
-            **{name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
+        return replace(
+            self,
+            source=self.source.to(device),
+            student_rows=self.student_rows.to(device),
+            label_rows=self.label_rows.to(device),
+            labels=self.labels.to(device),
+            teacher_rows=self.teacher_rows.to(device),
+            is_boundary=self.is_boundary.to(device),
         )
 
 

@@ -22,7 +22,7 @@ def show_step(config: RunConfig, step: int) -> str:
     """Return what every student rank sees in a step, microbatch by microbatch, in both models' tokens."""
     processors = load_processors(config)
     index = build_index(config.data, processors)
-    order = SampleOrder(len(index), config.train.seed, index.digest)
+    order = SampleOrder(index.tokens, config.train.seed, index.digest)
     batch = batch_shape(config)
     lines = [f"step {step}: {batch.samples_per_step} of {len(index)} samples, {len(index.skipped)} skipped"]
     for rank in range(batch.student_dp):

@@ -49,9 +49,12 @@ def packed_causal_attention(
     """Return `[t, n, d]` for query `[t, n, d]`, key and value `[t, n_kv, d]`."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _flash_attention(query, key, value, packing, scale=scale)
+    query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))  # [1, n, t, d]
     attended = [
         F.scaled_dot_product_attention(
-            *(x[start:end].transpose(0, 1)[None] for x in (query, key, value)),  # [1, n, l, d]
+            query[:, :, start:end],
+            key[:, :, start:end],
+            value[:, :, start:end],
             is_causal=True,
             scale=scale,
             enable_gqa=True,

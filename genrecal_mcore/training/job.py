@@ -170,7 +170,7 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
         stage=stage,
         topology=build_topology(layout, rank=rank, device=setup.device, served_pairs=served),
         index=index,
-        order=SampleOrder(len(index), config.train.seed, index.digest),
+        order=SampleOrder(index.tokens, config.train.seed, index.digest),
         batch=batch_shape(config),
         processors=processors,
         checkpoint=checkpoint,

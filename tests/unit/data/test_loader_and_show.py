@@ -40,7 +40,7 @@ def index(data: Path, processor: ModelProcessor) -> SampleIndex:
 
 @pytest.fixture
 def loader(index: SampleIndex, processor: ModelProcessor) -> UnitLoader:
-    return UnitLoader(index, SampleOrder(len(index), 9, index.digest), processor, BATCH)
+    return UnitLoader(index, SampleOrder(index.tokens, 9, index.digest), processor, BATCH)
 
 
 def samples_of(loader: UnitLoader, unit: tuple[int, int, int]) -> tuple[int, ...]:
@@ -102,7 +102,7 @@ def config(model_folders: dict[str, Path], data: Path, tmp_path_factory: pytest.
 
 def test_a_shown_step_names_the_samples_of_each_unit(config: RunConfig) -> None:
     index = build_index(config.data, load_processors(config))
-    order = SampleOrder(len(index), config.train.seed, index.digest)
+    order = SampleOrder(index.tokens, config.train.seed, index.digest)
     text = show_step(config, 1)
     assert text.startswith("step 1: 8 of 12 samples, 0 skipped\n")
     shown = re.split(r"student rank (\d), microbatch (\d)\n", text)[1:]

@@ -1,13 +1,14 @@
 import pytest
 
-from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
+from genrecal_mcore.data.order import BatchShape, SampleOrder, deal_by_length, samples_of_unit
 
-ORDER = SampleOrder(17, 5, "digest")
-"""17 samples divide no step below: steps cross the ends of epochs."""
+TOKENS = (7, 30, 2, 11, 5, 64, 8, 1, 19, 23, 3, 40, 9, 6, 13, 27, 4)
+ORDER = SampleOrder(TOKENS, 5, "digest")
+"""17 samples: they divide no step below: steps cross the ends of epochs."""
 
 
 def samples_of_step(step: int, batch: BatchShape) -> list[int]:
-    """Return the samples of all units of a step, in the order of their positions."""
+    """Return the samples of all units of a step."""
     units = [
         (microbatch, rank)
         for microbatch in range(batch.accumulation_steps)
@@ -32,12 +33,12 @@ def test_positions_may_be_asked_in_any_order() -> None:
 
 
 def test_seed_and_digest_each_decide_the_order() -> None:
-    orders = [ORDER, SampleOrder(17, 6, "digest"), SampleOrder(17, 5, "other")]
+    orders = [ORDER, SampleOrder(TOKENS, 6, "digest"), SampleOrder(TOKENS, 5, "other")]
     assert len({tuple(order.index_at(position) for position in range(17)) for order in orders}) == 3
 
 
 def test_equal_seed_and_digest_give_equal_orders() -> None:
-    again = SampleOrder(17, 5, "digest")
+    again = SampleOrder(TOKENS, 5, "digest")
     assert [again.index_at(p) for p in range(51)] == [ORDER.index_at(p) for p in range(51)]
 
 
@@ -52,9 +53,10 @@ def test_units_cover_consecutive_positions_exactly_once(
     batch = BatchShape(
         micro_batch_size=micro_batch_size, accumulation_steps=accumulation_steps, student_dp=student_dp
     )
-    seen = [number for step in range(5) for number in samples_of_step(step, batch)]
     size = micro_batch_size * accumulation_steps * student_dp
-    assert seen == [ORDER.index_at(position) for position in range(5 * size)]
+    for step in range(5):
+        expected = [ORDER.index_at(position) for position in range(step * size, (step + 1) * size)]
+        assert sorted(samples_of_step(step, batch)) == sorted(expected)
 
 
 @pytest.mark.parametrize("step", [0, 1, 4])
@@ -71,7 +73,21 @@ def test_the_samples_of_a_step_do_not_depend_on_the_split(step: int) -> None:
     assert all(samples == steps[0] for samples in steps)
 
 
-def test_ranks_of_a_microbatch_stand_side_by_side() -> None:
-    batch = BatchShape(micro_batch_size=2, accumulation_steps=2, student_dp=3)
-    unit = samples_of_unit(ORDER, step=1, microbatch=1, student_rank=2, batch=batch)
-    assert unit == (ORDER.index_at(12 + 6 + 4), ORDER.index_at(12 + 6 + 5))
+def test_a_unit_keeps_the_order_of_positions() -> None:
+    batch = BatchShape(micro_batch_size=3, accumulation_steps=2, student_dp=2)
+    positions = {ORDER.index_at(position): position for position in range(12)}
+    for rank in range(2):
+        unit = samples_of_unit(ORDER, step=0, microbatch=1, student_rank=rank, batch=batch)
+        assert [positions[number] for number in unit] == sorted(positions[number] for number in unit)
+
+
+def test_units_have_about_as_many_tokens() -> None:
+    dealt = deal_by_length(TOKENS, num_units=4)
+    assert sorted(i for unit in dealt for i in unit) == list(range(len(TOKENS)))
+    loads = [sum(TOKENS[i] for i in unit) for unit in dealt]
+    assert max(loads) - min(loads) <= 2  # 272 tokens: 68 each at best
+
+
+@pytest.mark.parametrize("num_units", [1, 5, 17])
+def test_every_unit_gets_a_sample(num_units: int) -> None:
+    assert all(deal_by_length(TOKENS, num_units=num_units))
