@@ -54,7 +54,7 @@ class TrainConfig(_Section):
     steps: int = Field(ge=1)
     """Optimizer steps."""
     micro_batch_size: int = Field(ge=1)
-    """Samples a student rank takes through the model at once."""
+    """Samples a student rank takes through the model at once, on average: they are dealt out by length."""
     accumulation_steps: int = Field(default=1, ge=1)
     """Microbatches a rank sums up before an optimizer step."""
     lr: float = Field(default=1e-4, gt=0)
