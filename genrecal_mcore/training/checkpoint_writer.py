@@ -50,6 +50,6 @@ class CheckpointWriter:
         return self.under_way.result() if self.under_way is not None else True
 
     def close(self) -> None:
-        """End the thread; a checkpoint under way is finished first."""
-        self.thread.shutdown()
+        """End the thread; after a failure nobody waits for the checkpoint that is under way."""
+        self.thread.shutdown(wait=False)
         self.stager.close()
