@@ -30,13 +30,20 @@ METRIC_FIELDS: tuple[str, ...] = (
     "answer_tokens_student",
     "samples",
     "step_s",
+    "compute_s",
+    "data_s",
+    "optimizer_s",
+    "checkpoint_s",
     "student_wait_s",
     "teacher_wait_s",
     "bytes_received",
     "peak_memory_bytes",
     "grad_norm",
 )
-"""The fields of every line, in this order. A term that a stage does not have is null."""
+"""The fields of every line, in this order. A term that a stage does not have is null.
+
+Seconds of a step are means over the student ranks, what a checkpoint cost is on the line of the step after.
+"""
 
 
 class MetricsWriter:

@@ -108,6 +108,17 @@ TIME_PANELS = (
         unit="s",
     ),
     Panel(
+        title="What the student ranks' seconds went into",
+        lines=(
+            Line(field="compute_s", label="compute", color=GREEN),
+            Line(field="student_wait_s", label="waiting", color=BLUE),
+            Line(field="data_s", label="data", color=ORANGE),
+            Line(field="optimizer_s", label="optimizer", color=GRAY),
+            Line(field="checkpoint_s", label="checkpoint", color=INK),
+        ),
+        unit="s",
+    ),
+    Panel(
         title="Throughput",
         lines=(Line(field="answer_tokens_per_s", label="student answer tokens / s", color=GREEN),),
         unit="tokens / s",
@@ -182,7 +193,8 @@ def _draw_panel(axes: Axes, panel: Panel, metrics: Metrics) -> None:
 
 
 def _points(metrics: Metrics, field: str) -> tuple[list[float], list[float]]:
-    pairs = [(step["step"], step[field]) for step in metrics if step[field] is not None]
+    # Runs of an earlier version lack fields.
+    pairs = [(step["step"], step[field]) for step in metrics if step.get(field) is not None]
     return [float(x or 0) for x, _ in pairs], [float(y) for _, y in pairs if y is not None]
 
 

@@ -5,6 +5,7 @@ Light on purpose: reading a run's last words imports no torch. Start with `rank_
 
 from genrecal_mcore.status.explain import Explanation, explain_run
 from genrecal_mcore.status.rank_status import (
+    Activity,
     RankStatus,
     StatusRecord,
     read_statuses,
@@ -13,6 +14,7 @@ from genrecal_mcore.status.rank_status import (
 )
 
 __all__ = [
+    "Activity",
     "Explanation",
     "RankStatus",
     "StatusRecord",

@@ -9,11 +9,29 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 RECORD_BYTES = 2048
 MAX_END_CHARACTERS = 400
+
+
+class Activity(StrEnum):
+    """What a rank's time goes into.
+
+    Seconds are the host's: a GPU works on while the host goes ahead, and its time shows where the host waits
+    for it, in `OPTIMIZER` and `OTHER`.
+    """
+
+    COMPUTE = "compute"
+    DATA = "data"
+    WAIT = "wait"
+    """For other ranks, in transfers; collectives are part of `COMPUTE`."""
+    OPTIMIZER = "optimizer"
+    CHECKPOINT = "checkpoint"
+    OTHER = "other"
+    """Setting up, recording, finishing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +54,8 @@ class StatusRecord:
     """When it began with that, seconds since the epoch."""
     end: str | None = None
     """How it ended; None while it runs, and for ever when it was killed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """What its time went into until `since`, by `Activity`."""
 
     def describe(self) -> str:
         """Say in a few words where the rank is."""
@@ -50,15 +70,29 @@ class RankStatus:
 
     def __init__(self, path: Path, record: StatusRecord) -> None:
         self.record = replace(record, since=time.time())
+        self._activity, self._began_s = Activity.OTHER, time.perf_counter()
+        self._seconds = dict.fromkeys(Activity, 0.0)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         self._write()
 
-    def at(self, doing: str, *, step: int | None = None, microbatch: int | None = None) -> None:
+    def at(
+        self,
+        doing: str,
+        activity: Activity = Activity.OTHER,
+        *,
+        step: int | None = None,
+        microbatch: int | None = None,
+    ) -> None:
         """Say what this rank begins to do; step and microbatch stay as they were where none is given."""
         step = self.record.step if step is None else step
         microbatch = self.record.microbatch if microbatch is None else microbatch
-        self._set(doing=doing, step=step, microbatch=microbatch, waiting_on=None)
+        self._set(activity, doing=doing, step=step, microbatch=microbatch, waiting_on=None)
+
+    def seconds(self) -> dict[Activity, float]:
+        """Return what this rank's time went into so far."""
+        self._count(self._activity)
+        return dict(self._seconds)
 
     @contextmanager
     def waiting(self, whom: str, *, step: int, microbatch: int) -> Iterator[None]:
@@ -66,11 +100,16 @@ class RankStatus:
 
         When it fails, the record stays: it is what a reader wants to see.
         """
-        before = self.record
-        self._set(doing="waits", step=step, microbatch=microbatch, waiting_on=whom)
+        before, activity = self.record, self._activity
+        self._set(Activity.WAIT, doing="waits", step=step, microbatch=microbatch, waiting_on=whom)
         yield
-        self.record = replace(before, since=time.time())
-        self._write()
+        self._set(
+            activity,
+            doing=before.doing,
+            step=before.step,
+            microbatch=before.microbatch,
+            waiting_on=before.waiting_on,
+        )
 
     def ends(self, how: str) -> None:
         """Say how this rank ended; the first word stands."""
@@ -82,9 +121,16 @@ class RankStatus:
         """Close the file."""
         os.close(self._file)
 
-    def _set(self, **changes: str | int | None) -> None:
-        self.record = replace(self.record, since=time.time(), **changes)  # type: ignore[arg-type]
+    def _set(self, activity: Activity, **changes: str | int | None) -> None:
+        self._count(activity)
+        seconds = {name.value: round(value, 3) for name, value in self._seconds.items()}
+        self.record = replace(self.record, since=time.time(), seconds=seconds, **changes)  # type: ignore[arg-type]
         self._write()
+
+    def _count(self, next_activity: Activity) -> None:
+        now_s = time.perf_counter()
+        self._seconds[self._activity] += now_s - self._began_s
+        self._activity, self._began_s = next_activity, now_s
 
     def _write(self) -> None:
         line = json.dumps(asdict(self.record)).encode()

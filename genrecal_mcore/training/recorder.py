@@ -10,9 +10,18 @@ import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLine
+from genrecal_mcore.status import Activity
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_feed import Waits
 from genrecal_mcore.training.student_module import LOSS_TERMS, StudentUnit
+
+MEASURED = {
+    Activity.COMPUTE: "compute_s",
+    Activity.DATA: "data_s",
+    Activity.OPTIMIZER: "optimizer_s",
+    Activity.CHECKPOINT: "checkpoint_s",
+}
+"""Metrics of what a student rank's time goes into; waiting is measured by the channel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,19 +41,22 @@ class StepRecord:
 class StepRecorder:
     """Sums over the student group; rank 0 of the group writes the line and moves the progress."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a line of metrics has this many sources
         self,
         group: dist.ProcessGroup,
         stage: Stage,
         *,
         samples_per_step: int,
         waits: Callable[[], Waits],
+        seconds: Callable[[], dict[Activity, float]],
         device: torch.device,
     ) -> None:
         self.group = group
         self.stage = stage
         self.samples_per_step = samples_per_step
         self.waits = waits
+        self.seconds = seconds
+        self.seconds_before = dict.fromkeys(Activity, 0.0)
         self.device = device
         self.before = Waits()
         self.sinks: list[Callable[[dict[str, MetricValue]], None]] = []
@@ -76,20 +88,21 @@ class StepRecorder:
         self.open.close()
 
     def _sum_over_group(self, record: StepRecord) -> dict[str, float]:
-        waits = self.waits()
+        waits, seconds = self.waits(), self.seconds()
         local = torch.tensor(
             [
                 waits.student_s - self.before.student_s,
                 waits.teacher_s - self.before.teacher_s,
                 waits.bytes_received - self.before.bytes_received,
+                *(seconds[activity] - self.seconds_before[activity] for activity in MEASURED),
             ],
             dtype=torch.float64,
             device=self.device,
         )
-        self.before = waits
+        self.before, self.seconds_before = waits, seconds
         totals = torch.cat([record.sums, local])
         dist.all_reduce(totals, group=self.group)
-        names = (*LOSS_TERMS, "student_wait_s", "teacher_wait_s", "bytes_received")
+        names = (*LOSS_TERMS, "student_wait_s", "teacher_wait_s", "bytes_received", *MEASURED.values())
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _metrics(self, record: StepRecord, totals: dict[str, float]) -> dict[str, MetricValue]:
@@ -106,6 +119,7 @@ class StepRecorder:
             "answer_tokens_student": unit.student_answer_tokens,
             "samples": (record.step + 1) * self.samples_per_step,
             "step_s": record.seconds,
+            **{name: totals[name] / ranks for name in MEASURED.values()},
             "student_wait_s": totals["student_wait_s"] / ranks if stage.has_teacher else None,
             "teacher_wait_s": totals["teacher_wait_s"] / ranks if stage.has_teacher else None,
             "bytes_received": int(totals["bytes_received"]) if stage.has_teacher else None,

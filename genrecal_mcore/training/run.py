@@ -220,6 +220,7 @@ def step_recorder(job: Job, feed: StudentFeed) -> StepRecorder:
         job.stage,
         samples_per_step=job.batch.samples_per_step,
         waits=lambda: feed.waits,
+        seconds=job.status.seconds,
         device=job.topology.device,
     )
     if group.rank() == 0:

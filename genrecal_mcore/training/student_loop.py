@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import seed_unit
-from genrecal_mcore.status import RankStatus
+from genrecal_mcore.status import Activity, RankStatus
 from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
@@ -48,10 +48,12 @@ def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> Non
             group["lr"] = lr
 
         sums, unit = accumulate_gradients(rank, config, step)
+        rank.status.at("updates the weights, with all student ranks", Activity.OPTIMIZER)
         grad_norm = gradient_norm(rank.module)
         rank.optimizer.step()
         rank.optimizer.zero_grad(set_to_none=True)
 
+        rank.status.at("records the step, with all student ranks")
         seconds = time.perf_counter() - started
         rank.recorder.record(
             StepRecord(step=step, lr=lr, sums=sums, unit=unit, grad_norm=grad_norm, seconds=seconds)
@@ -60,9 +62,11 @@ def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> Non
         is_last = steps_done == config.train.steps
         is_stopped = not is_last and rank.is_asked_to_stop()
         if is_last or is_stopped or steps_done % config.train.checkpoint_every_steps == 0:
+            rank.status.at("copies a checkpoint, with all student ranks", Activity.CHECKPOINT)
             rank.save(steps_done)
         if is_stopped:
             leave_early(rank, steps_done)
+    rank.status.at("writes the last checkpoint, with all student ranks", Activity.CHECKPOINT)
     if not rank.checkpoints.wait():
         raise RuntimeError(
             f"the last checkpoint could not be written to {config.run.dir}; make room and pass --resume"
@@ -71,7 +75,7 @@ def run_student(rank: StudentRank, config: RunConfig, *, first_step: int) -> Non
 
 def leave_early(rank: StudentRank, steps_done: int) -> NoReturn:
     """Wait for the checkpoint and raise `RunPreempted`."""
-    rank.status.at("writes the last checkpoint before it stops, with all student ranks")
+    rank.status.at("writes a checkpoint before it stops, with all student ranks", Activity.CHECKPOINT)
     end = f"stopped as asked, {steps_done} steps are done"
     if not rank.checkpoints.wait():
         end += "; the checkpoint could not be written, the one before it stays the newest"
@@ -86,8 +90,9 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
     sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
     last = config.train.accumulation_steps - 1
     for microbatch in range(config.train.accumulation_steps):
+        rank.status.at("prepares a unit", Activity.DATA, step=step, microbatch=microbatch)
         unit = next(rank.units)
-        rank.status.at("computes, with all student ranks", step=step, microbatch=microbatch)
+        rank.status.at("computes, with all student ranks", Activity.COMPUTE)
         seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)
         assert isinstance(rank.module, FSDPModule)
         rank.module.set_requires_gradient_sync(microbatch == last)

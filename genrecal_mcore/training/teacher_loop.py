@@ -12,7 +12,7 @@ import torch
 
 from genrecal_mcore.data import Microbatch, UnitLoader, payload_rows
 from genrecal_mcore.models import Packing, TeacherStage
-from genrecal_mcore.status import RankStatus
+from genrecal_mcore.status import Activity, RankStatus
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.transfer import (
@@ -46,8 +46,9 @@ class TeacherRank:
 def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
     """Compute and send the features of all units that a replica serves in steps `[first_step, last_step)`."""
     for unit in units_of_replica(replica, rank.plan, first_step, last_step):
-        rank.status.at("computes, with its tp ranks", step=unit.step, microbatch=unit.microbatch)
+        rank.status.at("prepares a unit", Activity.DATA, step=unit.step, microbatch=unit.microbatch)
         batch = load_unit(rank, unit)
+        rank.status.at("computes, with its tp ranks", Activity.COMPUTE)
         if rank.teacher.is_first_stage:
             hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
         else:
@@ -60,10 +61,12 @@ def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: 
             digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
             rows, num_rows = own_rows(rank, batch, hidden_states)
             rank.sender.send(unit, rows, digest, num_rows=num_rows)
+    rank.status.at("hands over its last units")
     rank.link.drain()
     if rank.sender is not None:
         rank.sender.drain()
         logger.info("sent %d bytes, waited %.2f s for students", rank.sender.bytes_sent, rank.sender.waited_s)
+    logger.info("seconds: %s", ", ".join(f"{name} {s:.1f}" for name, s in rank.status.seconds().items()))
 
 
 def load_unit(rank: TeacherRank, unit: Unit) -> Microbatch:

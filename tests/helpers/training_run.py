@@ -14,7 +14,16 @@ from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.recorder import StepRecorder
 from genrecal_mcore.transfer import FeatureSender
 
-MEASURED_FIELDS = ("step_s", "student_wait_s", "teacher_wait_s", "peak_memory_bytes")
+MEASURED_FIELDS = (
+    "step_s",
+    "compute_s",
+    "data_s",
+    "optimizer_s",
+    "checkpoint_s",
+    "student_wait_s",
+    "teacher_wait_s",
+    "peak_memory_bytes",
+)
 """Fields of a metrics line that differ from run to run."""
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from genrecal_mcore.status import RankStatus, StatusRecord, explain_run, read_statuses, status_path
+from genrecal_mcore.status import (
+    Activity,
+    RankStatus,
+    StatusRecord,
+    explain_run,
+    read_statuses,
+    status_path,
+)
 
 TEACHER = StatusRecord(rank=0, role="teacher tp 0 pp 0 dp 0", host="node1", pid=1, world_size=3)
 STUDENTS = [
@@ -95,3 +102,14 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
     status_path(tmp_path, 0).write_text("[]")
     with pytest.raises(ValueError, match=r"rank_000.status.json is not the record of a rank"):
         explain_run(tmp_path, now=NOW)
+
+
+def test_time_goes_to_the_activity_of_the_moment_and_waits_to_waiting(tmp_path: Path) -> None:
+    status = RankStatus(status_path(tmp_path, 0), TEACHER)
+    status.at("prepares", Activity.DATA, step=1, microbatch=0)
+    with status.waiting("rank 1 (student dp 0)", step=1, microbatch=0):
+        assert status.seconds()[Activity.WAIT] > 0
+    before = status.seconds()
+    assert status.seconds()[Activity.DATA] > before[Activity.DATA]
+    assert status.seconds()[Activity.WAIT] == before[Activity.WAIT]
+    assert status.seconds()[Activity.COMPUTE] == 0.0
