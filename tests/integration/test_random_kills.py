@@ -48,6 +48,7 @@ def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_metrics_of_an_undisturbed_one(
     num_kills: int, tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
 ) -> None:
+    rank_pool.run(dist.get_rank, NUM_RANKS)  # the workers start before the clock
     started = time.monotonic()
     rank_pool.run(train_run, NUM_RANKS, config_of(tiny_folders, tmp_path / "undisturbed"))
     duration_s = time.monotonic() - started
