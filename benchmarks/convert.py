@@ -21,12 +21,12 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from checkpoint_tools.conversion import write_shards
 from checkpoint_tools.streaming import TensorSpec, cut_into_pieces
 from checkpoint_tools.verification.tiny import original_model
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS, PublishedModel
 
 CONVERTER = Path(__file__).parents[1] / "checkpoint_tools" / "hf2mcore.py"
@@ -34,7 +34,6 @@ MODEL = "InternVL2.5-8B"
 SHARD_BYTES = 2 * 10**9
 GIB = 2**30
 SAMPLING_S = 0.05
-FILE_WIDTH = 120
 
 
 @dataclass
@@ -159,9 +158,7 @@ def resident_bytes(pid: int) -> float:
 
 def print_table(ways: list[Way], *, num_bytes: int, largest: int) -> None:
     """Print every way beside the first."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = table_console()
     title = f"{MODEL}-like, {num_bytes / 1e9:.1f} GB, largest tensor {largest / GIB:.2f} GiB"
     table = Table("", "seconds", "GB/s", "speed of copying", "peak memory in GiB", title=title)
     copied = statistics.median(ways[0].seconds)

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2Config, Qwen2Model
 
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.data.order import deal_by_length
 from genrecal_mcore.models import Packing, use_packed_attention
 
@@ -63,7 +63,7 @@ def main(
     for name, times in measured.items():
         median = statistics.median(times)
         table.add_row(name, f"{median:.2f}", f"{first / median:.2f} x")
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(
         f"{samples} samples of {min(lengths)} to {max(lengths)} tokens in {microbatches} microbatches, "

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from checkpoint_tools.command_line import progress_bar, run_command
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.cli.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from checkpoint_tools.inspection import Inspection
 
-FILE_WIDTH = 200
-"""Columns of tables that go to a file or a pipe: names of tensors stay whole."""
 
 LANGUAGE_ROWS = {
     "layers": "num_layers",
@@ -76,9 +74,7 @@ def main(
 
 def show(found: "Inspection", *, with_tensors: bool) -> None:
     """Print tables, then the problems."""
-    console = Console(markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
+    console = table_console(markup=False, emoji=False, highlight=False)
     tables = [_two_columns(str(found.path), _facts(found)), _sizes(found), _parts(found)]
     tables += [_two_columns("dtypes", [(name, _number(count)) for name, count in found.dtypes.items()])]
     for table in tables + [_tensors(found)] * with_tensors:

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from genrecal_mcore.config import TeacherManifest
+from genrecal_mcore.config import TeacherManifest, sha256_of
 
 # What megatron.core.dist_checkpointing expects beside the tensors of a `torch_dist` checkpoint.
 MEGATRON_METADATA = {
@@ -32,12 +31,6 @@ def write_manifest(folder: Path, manifest: TeacherManifest, *, known: Mapping[st
     digests = {name: known.get(name) or sha256_of(path) for name, path in files.items()}
     whole = manifest.model_copy(update={"digests": digests})
     (folder / "teacher.json").write_text(whole.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the digest of a file."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 class LanguageReader:

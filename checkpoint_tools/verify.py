@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from checkpoint_tools.command_line import run_command
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.cli.quiet import quiet_imports
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 FAMILY_GATES = ("L0", "L1", "L2", "L3")
 CHECKPOINT_GATES = ("L0", "L1", "L4")
 ROLE_ORDER = ("both", "teacher", "student")
-FILE_WIDTH = 160
-"""Columns of a table that goes to a file or a pipe."""
 
 
 def main(
@@ -158,9 +156,7 @@ def _checkpoint(
 
 
 def _print(outcomes: list["Outcome"]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = table_console()
     table = Table("model", "role", "gate", "", "measured")
     for outcome in sorted(outcomes, key=lambda o: (o.model, ROLE_ORDER.index(o.role), o.gate)):
         verdict = "[green]passed[/]" if outcome.passed else "[red]FAILED[/]"

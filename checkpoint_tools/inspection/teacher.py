@@ -10,11 +10,11 @@ from checkpoint_tools.engine import HEAD
 from checkpoint_tools.inspection.facts import DigestFacts, Inspection, TeacherFacts, TensorFacts
 from checkpoint_tools.inspection.headers import StoredHeader, stored_in_folder, stored_in_language
 from checkpoint_tools.inspection.hugging_face import attempt, part_of, vision_sizes
-from checkpoint_tools.mcore_folder import sha256_of
 from genrecal_mcore.config import (
     LanguageBodySpec,
     TeacherManifest,
     load_teacher_manifest,
+    sha256_of,
     validate_teacher_folder,
 )
 from genrecal_mcore.config.teacher_manifest import MANIFEST_NAME

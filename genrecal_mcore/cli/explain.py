@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-FILE_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe."""
+from genrecal_mcore.cli.console import table_console
 
 
 def explain(
@@ -22,9 +20,7 @@ def explain(
     from genrecal_mcore.status import explain_run
 
     explanation = explain_run(run, now=time.time())
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = table_console()
     table = Table("rank", "role", "host", "step", "microbatch", "doing", "waiting on", "for s", "end")
     for row in explanation.rows:
         table.add_row(*row)

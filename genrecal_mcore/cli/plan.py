@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.cli.quiet import quiet_imports
 from genrecal_mcore.config import RunConfig, load_run_config
-
-FILE_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe."""
 
 
 def plan(
@@ -35,7 +33,6 @@ def plan(
         raise ValueError(f"--gpu-memory-gib must be above 0, found {gpu_memory_gib:g}")
     run_config = load_run_config(config, overrides or [])
     quiet_imports()
-    from rich.console import Console
     from rich.table import Table
 
     from genrecal_mcore import planning
@@ -47,9 +44,7 @@ def plan(
     planning.check_loss_budget(run_config, models)
     kinds = planning.plan_memory(run_config, layout, models)
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=FILE_WIDTH)
+    console = table_console()
     first, *others = planning.memory_header(kinds)
     table = Table(first)
     for column in others:

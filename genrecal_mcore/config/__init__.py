@@ -18,6 +18,7 @@ from genrecal_mcore.config.teacher_manifest import (
     LayoutName,
     TeacherManifest,
     load_teacher_manifest,
+    sha256_of,
     validate_teacher_folder,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "family_of_hf_folder",
     "load_run_config",
     "load_teacher_manifest",
+    "sha256_of",
     "validate_teacher_folder",
     "write_run_config",
 ]

@@ -10,7 +10,7 @@
 """
 
 import json
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Literal
 
@@ -124,3 +124,9 @@ def validate_teacher_folder(folder: Path) -> TeacherManifest:
             f"{folder / 'vision' / 'config.json'} is of family {found.value}; convert it again"
         )
     return manifest
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file, as `TeacherManifest.digests` and checkpoints of runs hold it."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()

@@ -61,8 +61,8 @@ class SampleIndex:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Tokens of each sample in both tokenizers together: what it costs both meshes."""
-        return tuple(facts.student_tokens + facts.teacher_tokens for facts in self.facts)
+        """Tokens of each sample in the tokenizer that needs more of them."""
+        return tuple(max(facts.student_tokens, facts.teacher_tokens) for facts in self.facts)
 
     def __getitem__(self, number: int) -> Sample:
         return self.samples[number]

@@ -71,8 +71,10 @@ def samples_of_unit(
 def deal_by_length(tokens: tuple[int, ...], *, num_units: int) -> tuple[tuple[int, ...], ...]:
     """Deal a step's samples, by number, out to units: the longest first, each to the unit with fewest tokens.
 
-    No unit ends up with more than 4/3 of what the best deal gives its fullest (Graham, 1969). Every unit gets
-    a sample where there are as many as units.
+    No unit ends up with more than 4/3 of what the best deal gives its fullest (Graham, 1969). With m samples
+    a unit on average none gets more than m times the longest: a sample that would overfill the emptiest unit
+    finds at least m in every one, so it would be one more than there are. Every unit gets a sample where
+    there are as many as units.
     """
     units: list[list[int]] = [[] for _ in range(num_units)]
     loads = [(0, unit) for unit in range(num_units)]

@@ -39,7 +39,8 @@ class Packing:
     @property
     def positions(self) -> torch.Tensor:
         """Return `[t]`: 0, 1, ... in each sequence."""
-        starts = self.cu_seqlens[:-1].long().repeat_interleave(self.cu_seqlens.diff().long())
+        # The size is said, or a GPU would have to be asked for it.
+        starts = self.cu_seqlens[:-1].repeat_interleave(self.cu_seqlens.diff(), output_size=self.bounds[-1])
         return torch.arange(self.bounds[-1], device=self.cu_seqlens.device) - starts
 
 

@@ -42,7 +42,8 @@ METRIC_FIELDS: tuple[str, ...] = (
 )
 """The fields of every line, in this order. A term that a stage does not have is null.
 
-Seconds of a step are means over the student ranks, what a checkpoint cost is on the line of the step after.
+`step_s` is the first student rank's; what went into the step, `compute_s` to `student_wait_s`, are means over
+the student ranks. What a checkpoint cost is on the line of the step after it.
 """
 
 

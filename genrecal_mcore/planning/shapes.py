@@ -19,7 +19,6 @@ class DecoderShape:
     num_heads: int
     num_groups: int
     head_dim: int
-    vocab_size: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +48,6 @@ def shape_of_spec(spec: LanguageBodySpec) -> DecoderShape:
         num_heads=spec.num_attention_heads,
         num_groups=spec.num_query_groups,
         head_dim=spec.head_dim,
-        vocab_size=spec.vocab_size,
     )
 
 
@@ -62,7 +60,6 @@ def shape_of_text_config(text: Any) -> DecoderShape:
         num_heads=text.num_attention_heads,
         num_groups=text.num_key_value_heads or text.num_attention_heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
-        vocab_size=text.vocab_size,
     )
 
 

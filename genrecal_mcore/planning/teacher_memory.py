@@ -17,7 +17,7 @@ from genrecal_mcore.planning.sizes import teacher_body_parameters
 from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT
 
 EMBEDDING_COPIES = 5
-"""Matrices `[b, s, h]` alive when features are put at their tokens: features, padded and gathered over tp,
+"""Matrices `[1, t, h]` alive when features are put at their tokens: features, padded and gathered over tp,
 and embeddings before and after.
 """
 
@@ -42,7 +42,7 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     """Return the bytes of one rank of a pipeline stage.
 
     Its slice of the language body; vision tower and projector, whole, on the first stage. Hidden states
-    `[s, b, h]`, `[s/tp, b, h]` under sequence parallelism, on their way to the stage after, and one from the
+    `[t, 1, h]`, `[t/tp, 1, h]` under sequence parallelism, on their way to the stage after, and one from the
     stage before. On the last stage the payload rows of `transfer.prefetch` units under way and of the next
     one, this tp rank's share of at most micro_batch_size x max_tokens rows a unit, whatever the stage.
     """
@@ -63,9 +63,9 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
 
 
 def padded_tokens(config: RunConfig, mesh: MeshSpec) -> int:
-    """Return the tokens of a microbatch whose samples are all `data.max_tokens` long, padded to tp."""
+    """Return the most tokens of a packed microbatch (see `data.order.deal_by_length`), padded to tp."""
     multiple = mesh.tp if mesh.sequence_parallel else 1
-    return config.train.micro_batch_size * -(-config.data.max_tokens // multiple) * multiple
+    return -(-config.train.micro_batch_size * config.data.max_tokens // multiple) * multiple
 
 
 def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, is_first: bool) -> int:

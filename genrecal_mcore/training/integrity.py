@@ -3,8 +3,9 @@
 import json
 import logging
 import shutil
-from hashlib import file_digest
 from pathlib import Path
+
+from genrecal_mcore.config import sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +15,7 @@ DAMAGED_PREFIX = ".damaged_"
 
 def digests_of(folder: Path) -> dict[str, str]:
     """Return the sha256 of each file in a folder, hidden ones included, by name."""
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def damage_of(checkpoint: Path) -> str | None:
@@ -29,7 +30,7 @@ def damage_of(checkpoint: Path) -> str | None:
     for name, digest in expected.items():
         if not (checkpoint / name).is_file():
             return f"{checkpoint / name} is missing"
-        if _sha256(checkpoint / name) != digest:
+        if sha256_of(checkpoint / name) != digest:
             return f"{checkpoint / name} is not as it was written"
     return None
 
@@ -69,8 +70,3 @@ def _set_aside(checkpoint: Path) -> None:
     aside = checkpoint.with_name(DAMAGED_PREFIX + checkpoint.name)
     shutil.rmtree(aside, ignore_errors=True)
     checkpoint.rename(aside)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()

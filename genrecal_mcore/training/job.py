@@ -27,12 +27,7 @@ from genrecal_mcore.data import (
 )
 from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.observability import set_up_logging, versions_text
-from genrecal_mcore.parallel import (
-    Layout,
-    Topology,
-    build_topology,
-    install_cpu_shims,
-)
+from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.status import RankStatus, StatusRecord, status_path
 from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
 from genrecal_mcore.training.ending import StopRequest

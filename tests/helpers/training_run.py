@@ -9,6 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
+from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training import train
 from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.recorder import StepRecorder
@@ -25,6 +26,13 @@ MEASURED_FIELDS = (
     "peak_memory_bytes",
 )
 """Fields of a metrics line that differ from run to run."""
+
+
+def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
+    """Return a run's metrics so far, without what is measured; nothing before the first step."""
+    path = run_dir / "metrics.jsonl"
+    lines = read_metrics(path) if path.exists() else []
+    return [{name: line[name] for name in line if name not in MEASURED_FIELDS} for line in lines]
 
 
 def train_run(raw_config: dict[str, Any], *, resume: bool = False, stop_file: Path | None = None) -> None:

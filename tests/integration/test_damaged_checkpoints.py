@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training import export_student
 from genrecal_mcore.training.checkpoint import checkpoints_dir, checkpoints_of
 from genrecal_mcore.training.integrity import damage_of, newest_whole
 from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankFailedError, RankPool
-from tests.helpers.training_run import MEASURED_FIELDS, resume_run, train_on_a_full_disk, train_run
+from tests.helpers.training_run import numbers_of, resume_run, train_on_a_full_disk, train_run
 
 pytestmark = pytest.mark.distributed
 
@@ -25,11 +24,6 @@ def config_of(folders: dict[str, Path], run_dir: Path) -> dict[str, Any]:
     config["mesh"] = {"teacher": {}, "student": {"dp": 2}}
     config["train"] |= {"steps": STEPS, "checkpoint_every_steps": CHECKPOINT_EVERY, "keep_checkpoints": 3}
     return config
-
-
-def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
-    lines = read_metrics(run_dir / "metrics.jsonl")
-    return [{name: line[name] for name in line if name not in MEASURED_FIELDS} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from genrecal_mcore.observability import read_metrics
 from tests.helpers.first_step import raw_config
 from tests.helpers.measured import MEASURED
 from tests.helpers.rank_pool import RankPool
-from tests.helpers.training_run import MEASURED_FIELDS, train_run
+from tests.helpers.training_run import numbers_of, train_run
 
 pytestmark = pytest.mark.distributed
 
@@ -36,12 +35,6 @@ def train_and_die(raw_config: dict[str, Any], dying_rank: int, seconds: float) -
         timer.start()
     train_run(raw_config, resume=(Path(raw_config["run"]["dir"]) / "config.yaml").exists())
     timer.cancel()
-
-
-def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
-    path = run_dir / "metrics.jsonl"
-    lines = read_metrics(path) if path.exists() else []
-    return [{name: line[name] for name in line if name not in MEASURED_FIELDS} for line in lines]
 
 
 @pytest.mark.parametrize("num_kills", [5, pytest.param(200, marks=pytest.mark.faults)])

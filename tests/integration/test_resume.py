@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training.checkpoint import checkpoints_dir, latest_checkpoint, read_model_tensors
 from tests.helpers.closeness import assert_relatively_close
 from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.training_run import (
-    MEASURED_FIELDS,
+    numbers_of,
     resume_run,
     train_run,
     train_until_student_dies,
@@ -51,11 +50,6 @@ def stage_changes(stage: int, parents: dict[int, Path]) -> dict[str, Any]:
 
 def num_ranks(config: dict[str, Any]) -> int:
     return config["mesh"]["student"]["dp"] + (2 if config["teacher"] else 0)
-
-
-def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
-    lines = read_metrics(run_dir / "metrics.jsonl")
-    return [{name: line[name] for name in line if name not in MEASURED_FIELDS} for line in lines]
 
 
 def result_of(run_dir: Path) -> dict[str, torch.Tensor]:

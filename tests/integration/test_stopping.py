@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.status import explain_run, read_statuses, status_path
 from genrecal_mcore.training import RunPreempted
 from genrecal_mcore.training.checkpoint import checkpoints_dir
 from genrecal_mcore.training.recorder import StepRecorder
 from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankPool
-from tests.helpers.training_run import MEASURED_FIELDS, resume_run, train_run
+from tests.helpers.training_run import numbers_of, resume_run, train_run
 from tests.integration.test_requeue import config_file, torchrun
 
 pytestmark = pytest.mark.distributed
@@ -48,11 +47,6 @@ def train_and_ask_to_stop(raw_config: dict[str, Any], stop_file: Path) -> str:
         # As `genrecal train` does: a rank that stays would keep its peers waiting.
         raise SystemExit(str(end)) from None
     return "finished"
-
-
-def numbers_of(run_dir: Path) -> list[dict[str, Any]]:
-    lines = read_metrics(run_dir / "metrics.jsonl")
-    return [{name: line[name] for name in line if name not in MEASURED_FIELDS} for line in lines]
 
 
 def test_a_run_that_is_asked_to_stop_ends_its_step_saves_and_goes_on_as_if_nothing_had_been(

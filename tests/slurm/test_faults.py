@@ -13,6 +13,7 @@ import pytest
 
 from genrecal_mcore.status import explain_run
 from tests.helpers.measured import MEASURED
+from tests.helpers.training_run import numbers_of
 from tests.slurm.cluster import LocalSlurm
 from tests.slurm.jobs import (
     CHECKPOINT_EVERY,
@@ -21,7 +22,6 @@ from tests.slurm.jobs import (
     Workplace,
     has_ended,
     is_not_running,
-    numbers_of,
     rank_at_step,
     wait_until,
 )

@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from genrecal_mcore.training import export_student
 from tests.helpers.measured import MEASURED
-from tests.slurm.jobs import Workplace, has_ended, numbers_of
+from tests.helpers.training_run import numbers_of
+from tests.slurm.jobs import Workplace, has_ended
 
 pytestmark = pytest.mark.slurm
 

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from genrecal_mcore.data.order import BatchShape, SampleOrder, deal_by_length, samples_of_unit
@@ -91,3 +93,12 @@ def test_units_have_about_as_many_tokens() -> None:
 @pytest.mark.parametrize("num_units", [1, 5, 17])
 def test_every_unit_gets_a_sample(num_units: int) -> None:
     assert all(deal_by_length(TOKENS, num_units=num_units))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_no_unit_has_more_tokens_than_as_many_of_the_longest_sample(seed: int) -> None:
+    draw = random.Random(seed)
+    micro_batch_size, num_units = draw.randint(1, 5), draw.randint(1, 6)
+    tokens = tuple(draw.choice((1, 40, 90, 97, 100)) for _ in range(micro_batch_size * num_units))
+    for unit in deal_by_length(tokens, num_units=num_units):
+        assert sum(tokens[i] for i in unit) <= micro_batch_size * max(tokens)
