@@ -1,5 +1,6 @@
 """Measures on a CPU what an allocator has to hold: the bytes of tensors that are alive at once."""
 
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -8,12 +9,20 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+SETTLING_SECONDS = 0.5
+
 
 class LiveMemory(TorchDispatchMode):
-    """While entered, follows every storage that an operation makes; `known` tensors are not counted."""
+    """While entered, follows every storage that an operation makes; `known` tensors are not counted.
 
-    def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
+    Gloo's threads wake whoever waits for a collective before they let go of its tensors, so on a busy machine
+    a buffer that nobody uses any more is still seen. A reading above `doubted_above` bytes is therefore taken
+    again for a while, and the least is believed.
+    """
+
+    def __init__(self, known: Iterable[torch.Tensor] = (), *, doubted_above: float = float("inf")) -> None:
         super().__init__()
+        self.doubted_above = doubted_above
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.live: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.peak_bytes = 0
@@ -23,7 +32,10 @@ class LiveMemory(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._follow(tensor.untyped_storage())
-        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+        live_bytes = self.live_bytes
+        if live_bytes > max(self.peak_bytes, self.doubted_above):
+            live_bytes = self.settled_bytes()
+        self.peak_bytes = max(self.peak_bytes, live_bytes)
         return out
 
     @property
@@ -31,6 +43,14 @@ class LiveMemory(TorchDispatchMode):
         """Bytes alive at this moment; FSDP empties storages that it keeps."""
         storages = [reference() for reference in self.live.values()]
         return sum(storage.nbytes() for storage in storages if storage is not None)
+
+    def settled_bytes(self) -> int:
+        """Return the least that is seen alive within `SETTLING_SECONDS`."""
+        least, deadline = self.live_bytes, time.monotonic() + SETTLING_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            least = min(least, self.live_bytes)
+        return least
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
