@@ -1,6 +1,6 @@
 """Times a student body's forward and backward pass over ragged samples, packed against padded.
 
-Example: python benchmarks/packing.py --rounds 5
+Example: python -m benchmarks.packing --rounds 5
 """
 
 import random
@@ -12,9 +12,9 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.table import Table
 from transformers import Qwen2Config, Qwen2Model
 
+from benchmarks.results import Benchmark, Target, show
 from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.data.order import deal_by_length
 from genrecal_mcore.models import Packing, use_packed_attention
@@ -27,6 +27,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "vocab_size": 8,
 }
+PADDED, PACKED = "padded to the longest", "packed, dealt by length"
+LEAST_RATIO = 1.5
 QUESTION_TOKENS, ANSWER_TOKENS = (64, 1024), (4, 256)
 Microbatch = Sequence[torch.Tensor]
 """Embeddings `[s, h]` of each sample."""
@@ -38,6 +40,11 @@ def main(
     microbatches: Annotated[int, typer.Option(min=1, help="Microbatches of a step.")] = 4,
 ) -> None:
     """Print seconds of a step for each way, and the ratio of samples a second."""
+    show(measure(rounds=rounds, samples=samples, microbatches=microbatches), table_console())
+
+
+def measure(*, rounds: int, samples: int = 16, microbatches: int = 4) -> Benchmark:
+    """Time a step each way `rounds` times, in turn."""
     torch.manual_seed(0)
     draw = random.Random(0)
     lengths = [draw.randint(*QUESTION_TOKENS) + draw.randint(*ANSWER_TOKENS) for _ in range(samples)]
@@ -48,26 +55,29 @@ def main(
     packed.load_state_dict(padded.state_dict())
     use_packed_attention(packed.config)
     ways: dict[str, Callable[[], float]] = {
-        "padded to the longest": lambda: seconds(padded, in_turn, padded_pass),
+        PADDED: lambda: seconds(padded, in_turn, padded_pass),
         "packed": lambda: seconds(packed, in_turn, packed_pass),
-        "packed, dealt by length": lambda: seconds(packed, by_length, packed_pass),
+        PACKED: lambda: seconds(packed, by_length, packed_pass),
     }
     measured: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             measured[name].append(way())
-    difference = gradient_difference(padded, packed)
-
-    table = Table("way", "seconds a step", "samples a second, against padded")
-    first = statistics.median(measured["padded to the longest"])
-    for name, times in measured.items():
-        median = statistics.median(times)
-        table.add_row(name, f"{median:.2f}", f"{first / median:.2f} x")
-    console = table_console()
-    console.print(table)
-    console.print(
-        f"{samples} samples of {min(lengths)} to {max(lengths)} tokens in {microbatches} microbatches, "
-        f"medians of {rounds}; relative difference of the gradients {difference:.1e}"
+    medians = {name: statistics.median(times) for name, times in measured.items()}
+    ratios = {name: medians[PADDED] / median for name, median in medians.items()}
+    return Benchmark(
+        title="Packed against padded",
+        command=f"python -m benchmarks.packing --rounds {rounds}",
+        about=(
+            f"A student body's forward and backward pass over {samples} samples of {min(lengths)} to "
+            f"{max(lengths)} tokens in {microbatches} microbatches, medians of {rounds}; relative difference "
+            f"of the gradients {gradient_difference(padded, packed):.1e}."
+        ),
+        header=("way", "seconds a step", "samples a second, against padded"),
+        rows=[(name, f"{medians[name]:.2f}", f"{ratios[name]:.2f} x") for name in ways],
+        targets=[
+            Target(name="packed against padded", measured=ratios[PACKED], sense="at least", limit=LEAST_RATIO)
+        ],
     )
 
 
