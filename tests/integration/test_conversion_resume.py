@@ -173,7 +173,7 @@ def test_an_interrupted_script_says_how_to_go_on(source: Path, tmp_path: Path) -
         "from checkpoint_tools import pieces; pieces.PIECE_BYTES = 60000\n"
         "finish = pieces.finish_piece\n"
         "def then_interrupt(*args):\n"
-        "    finish(*args); os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finished = finish(*args); os.kill(os.getpid(), signal.SIGINT); return finished\n"
         "pieces.finish_piece = then_interrupt\n"
         "from checkpoint_tools.hf2mcore import main\n"
         "from checkpoint_tools.command_line import run_command; run_command(main)"
