@@ -170,6 +170,7 @@ def test_a_disk_that_is_full_half_way_ends_with_one_message_and_can_be_gone_on_w
 def test_an_interrupted_script_says_how_to_go_on(source: Path, tmp_path: Path) -> None:
     script = (
         "import os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell put us behind &\n"
         "from checkpoint_tools import pieces; pieces.PIECE_BYTES = 60000\n"
         "finish = pieces.finish_piece\n"
         "def then_interrupt(*args):\n"
