@@ -107,6 +107,12 @@ def _number_contradictions(config: RunConfig) -> Iterator[str]:
     train = config.train
     if train.lr_final > train.lr:
         yield f"train.lr_final ({train.lr_final:g}) is above train.lr ({train.lr:g}); swap them"
+    if train.micro_batch_tokens is not None and train.micro_batch_tokens < config.data.max_tokens:
+        yield (
+            f"train.micro_batch_tokens ({train.micro_batch_tokens}) is below data.max_tokens "
+            f"({config.data.max_tokens}), so the longest sample would fit no microbatch; raise the one or "
+            "lower the other"
+        )
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -57,6 +57,10 @@ class TrainConfig(_Section):
     """Samples a student rank takes through the model at once, on average: they are dealt out by length."""
     accumulation_steps: int = Field(default=1, ge=1)
     """Microbatches a rank sums up before an optimizer step."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of a microbatch, in either tokenizer. A step still takes micro_batch_size x
+    accumulation_steps samples a rank, but in as few microbatches as hold them.
+    """
     lr: float = Field(default=1e-4, gt=0)
     """Learning rate of the first step."""
     lr_final: float = Field(default=1e-5, ge=0)
@@ -148,6 +152,10 @@ class DataConfig(_Section):
     sources: tuple[DataSource, ...] = Field(min_length=1)
     max_tokens: int = Field(default=4096, ge=1)
     """Longest sample in either tokenizer, image tokens included; longer ones are skipped and listed."""
+    length_window: int = Field(default=1, ge=1)
+    """Samples of the order, from its start on, that are sorted by length, so that those of a step are about
+    as long and all ranks as busy; a few steps' worth where a rank takes few samples a step. 1 sorts nothing.
+    """
     max_skipped_share: float = Field(default=0.01, ge=0, le=1)
     """Largest share of broken samples that a run accepts."""
     verify_images: bool = True
@@ -174,3 +182,21 @@ class RunConfig(_Section):
     data: DataConfig
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+
+    @property
+    def most_unit_tokens(self) -> int:
+        """Most tokens that a packed microbatch can have in either tokenizer."""
+        if self.train.micro_batch_tokens is not None:
+            return min(self.train.micro_batch_tokens, self._rank_samples * self.data.max_tokens)
+        return self.train.micro_batch_size * self.data.max_tokens
+
+    @property
+    def may_accumulate(self) -> bool:
+        """Whether a step can have several microbatches."""
+        if self.train.micro_batch_tokens is not None:
+            return self._rank_samples * self.data.max_tokens > self.train.micro_batch_tokens
+        return self.train.accumulation_steps > 1
+
+    @property
+    def _rank_samples(self) -> int:
+        return self.train.micro_batch_size * self.train.accumulation_steps

@@ -7,7 +7,7 @@ Refuses to continue with a sample that is not whole. Start with `types`, then `p
 from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, write_skipped
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader
-from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
+from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
 from genrecal_mcore.data.payload import payload_rows
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.recalibrator_layout import (
@@ -15,7 +15,7 @@ from genrecal_mcore.data.recalibrator_layout import (
     student_path_layout,
     teacher_path_layout,
 )
-from genrecal_mcore.data.show import batch_shape, load_processors, show_step
+from genrecal_mcore.data.show import batch_shape, load_processors, sample_order, show_step
 from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
 
 __all__ = [
@@ -38,6 +38,8 @@ __all__ = [
     "load_processor",
     "load_processors",
     "payload_rows",
+    "num_microbatches",
+    "sample_order",
     "samples_of_unit",
     "show_step",
     "student_path_layout",

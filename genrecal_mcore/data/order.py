@@ -1,11 +1,12 @@
 """The order of samples: a pure function of seed, epoch and data, which knows nothing of ranks.
 
 The state of a loader is one integer, the position in this order. A step takes the next positions, however
-many ranks there are; which of them computes a sample is decided by length, so that all have as much to do.
+many ranks there are; into how many units they are cut, and which rank computes a sample, is decided by
+length, so that units are full and all ranks have as much to do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from heapq import heapify, heapreplace
@@ -18,35 +19,47 @@ class BatchShape:
     """How the samples of a step are cut into microbatches and dealt out to student ranks."""
 
     micro_batch_size: int
-    """Samples of a unit on average."""
+    """Samples of a unit on average, where no `unit_tokens` says how many it holds."""
     accumulation_steps: int
     student_dp: int
+    unit_tokens: int | None = None
+    """Most tokens of a unit; at least those of the longest sample."""
 
     @property
     def samples_per_step(self) -> int:
         """Samples that one optimizer step consumes over all ranks."""
-        return self.micro_batch_size * self.units_per_step
-
-    @property
-    def units_per_step(self) -> int:
-        """Units that one optimizer step consists of."""
-        return self.accumulation_steps * self.student_dp
+        return self.micro_batch_size * self.accumulation_steps * self.student_dp
 
 
 @dataclass(frozen=True, slots=True)
 class SampleOrder:
     """Every epoch is a permutation of all samples; positions count on over epochs."""
 
-    tokens: Sequence[int]
+    tokens: Sequence[int] = field(compare=False)
     """Of each sample: what decides which unit it goes to."""
     seed: int
     digest: str
     """Digest of the data: other data, another order."""
+    window: int = 1
+    """Samples that are sorted by length among themselves: from short to long, and back in the next window, so
+    that neighbours are about as long. Knows nothing of steps, as these change with the ranks.
+    """
 
     def index_at(self, position: int) -> int:
         """Return the number of the sample at a position in the order."""
         epoch, offset = divmod(position, len(self.tokens))
-        return int(_permutation(len(self.tokens), self.seed, self.digest, epoch)[offset])
+        number, offset = divmod(offset, self.window)
+        return _window(self, epoch, number)[offset]
+
+    @property
+    def identity(self) -> str:
+        """What a checkpoint remembers, so that no run goes on in another order."""
+        return self.digest if self.window == 1 else f"{self.digest}, length_window {self.window}"
+
+    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
+        """Return the numbers of a step's samples, in the order of their positions."""
+        size = batch.samples_per_step
+        return tuple(self.index_at(position) for position in range(step * size, (step + 1) * size))
 
 
 @lru_cache(maxsize=2)
@@ -56,18 +69,53 @@ def _permutation(num_samples: int, seed: int, digest: str, epoch: int) -> np.nda
     return generator.permutation(num_samples)
 
 
+@lru_cache(maxsize=64)
+def _window(order: SampleOrder, epoch: int, number: int) -> tuple[int, ...]:
+    """Return the samples of one window of an epoch, in order."""
+    permutation = _permutation(len(order.tokens), order.seed, order.digest, epoch)
+    samples = permutation[number * order.window : (number + 1) * order.window].tolist()
+    if order.window > 1:
+        samples.sort(key=order.tokens.__getitem__, reverse=number % 2 == 1)
+    return tuple(samples)
+
+
 def samples_of_unit(
     order: SampleOrder, *, step: int, microbatch: int, student_rank: int, batch: BatchShape
 ) -> tuple[int, ...]:
     """Return the samples of one unit, in the order of their positions."""
-    first = step * batch.samples_per_step
-    samples = tuple(order.index_at(position) for position in range(first, first + batch.samples_per_step))
-    tokens = tuple(order.tokens[sample] for sample in samples)
-    dealt = deal_by_length(tokens, num_units=batch.units_per_step)
+    samples = order.samples_of_step(step, batch)
+    dealt = cut_into_units(tuple(order.tokens[sample] for sample in samples), batch)
     return tuple(samples[i] for i in dealt[microbatch * batch.student_dp + student_rank])
 
 
+def num_microbatches(order: SampleOrder, *, step: int, batch: BatchShape) -> int:
+    """Return how many microbatches a step has, the same on every student rank."""
+    if batch.unit_tokens is None:
+        return batch.accumulation_steps
+    tokens = tuple(order.tokens[sample] for sample in order.samples_of_step(step, batch))
+    return len(cut_into_units(tokens, batch)) // batch.student_dp
+
+
 @lru_cache(maxsize=8)
+def cut_into_units(tokens: tuple[int, ...], batch: BatchShape) -> tuple[tuple[int, ...], ...]:
+    """Return the samples of each unit of a step, by number; first those of microbatch 0, by student rank.
+
+    Under `unit_tokens` there are as few microbatches as hold the step's tokens. A deal to as many units as
+    samples puts each alone, so units never outnumber samples and none is empty.
+    """
+    if batch.unit_tokens is None:
+        return deal_by_length(tokens, num_units=batch.accumulation_steps * batch.student_dp)
+    fewest = -(-sum(tokens) // (batch.unit_tokens * batch.student_dp))
+    for microbatches in range(max(1, fewest), len(tokens) // batch.student_dp + 1):
+        units = deal_by_length(tokens, num_units=microbatches * batch.student_dp)
+        if max(sum(tokens[i] for i in unit) for unit in units) <= batch.unit_tokens:
+            return units
+    raise ValueError(
+        f"a sample of {max(tokens)} tokens is longer than a unit of {batch.unit_tokens}; raise "
+        "train.micro_batch_tokens or lower data.max_tokens"
+    )
+
+
 def deal_by_length(tokens: tuple[int, ...], *, num_units: int) -> tuple[tuple[int, ...], ...]:
     """Deal a step's samples, by number, out to units: the longest first, each to the unit with fewest tokens.
 

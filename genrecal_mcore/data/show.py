@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from genrecal_mcore.config import RunConfig, validate_teacher_folder
 from genrecal_mcore.data.index import SampleIndex, build_index
-from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
+from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 
 
@@ -22,16 +22,21 @@ def show_step(config: RunConfig, step: int) -> str:
     """Return what every student rank sees in a step, microbatch by microbatch, in both models' tokens."""
     processors = load_processors(config)
     index = build_index(config.data, processors)
-    order = SampleOrder(index.tokens, config.train.seed, index.digest)
+    order = sample_order(config, index)
     batch = batch_shape(config)
     lines = [f"step {step}: {batch.samples_per_step} of {len(index)} samples, {len(index.skipped)} skipped"]
     for rank in range(batch.student_dp):
-        for microbatch in range(batch.accumulation_steps):
+        for microbatch in range(num_microbatches(order, step=step, batch=batch)):
             numbers = samples_of_unit(order, step=step, microbatch=microbatch, student_rank=rank, batch=batch)
             lines.append(f"student rank {rank}, microbatch {microbatch}")
             for number in numbers:
                 lines += _show_sample(index, number, processors)
     return "\n".join(lines)
+
+
+def sample_order(config: RunConfig, index: SampleIndex) -> SampleOrder:
+    """Return the order in which a run takes the samples of an index."""
+    return SampleOrder(index.tokens, config.train.seed, index.digest, config.data.length_window)
 
 
 def batch_shape(config: RunConfig) -> BatchShape:
@@ -40,6 +45,7 @@ def batch_shape(config: RunConfig) -> BatchShape:
         micro_batch_size=config.train.micro_batch_size,
         accumulation_steps=config.train.accumulation_steps,
         student_dp=config.mesh.student.dp,
+        unit_tokens=config.train.micro_batch_tokens,
     )
 
 

@@ -125,8 +125,8 @@ def projector_bytes_per_token(vision: VisionShape, *, element_size: int, hidden_
     return element_size * (2 * merged + 2 * max(merged, hidden_size))
 
 
-def largest_vision_share(vision: VisionShape, *, micro_batch_size: int, max_tokens: int, tp: int) -> int:
+def largest_vision_share(vision: VisionShape, *, unit_tokens: int, max_tokens: int, tp: int) -> int:
     """Return the image tokens that the fullest of tp ranks computes when every token is one of an image."""
     per_item = min(vision.tokens_per_tile or max_tokens, max_tokens)
-    items = -(-micro_batch_size * max_tokens // per_item)
+    items = -(-unit_tokens // per_item)
     return -(-items // tp) * per_item

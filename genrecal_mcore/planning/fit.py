@@ -14,8 +14,6 @@ _REMEDIES = {
     Part.RECALIBRATOR: "raise mesh.student.dp",
     Part.GRADIENTS: "raise mesh.student.dp",
     Part.OPTIMIZER: "raise mesh.student.dp",
-    Part.PIPELINE: "lower train.micro_batch_size or data.max_tokens",
-    Part.TRANSFER: "lower transfer.prefetch or train.micro_batch_size",
     Part.LOSS: "lower loss.memory_budget_mib",
 }
 """What makes a part smaller, where no other key decides."""
@@ -46,10 +44,19 @@ def remedies(part: Part, config: RunConfig) -> Iterator[str]:
     if part == Part.ACTIVATIONS:
         if config.stage != 1 and not config.train.gradient_checkpointing:
             yield "set train.gradient_checkpointing to true"
-        if config.train.micro_batch_size > 1:
-            yield "lower train.micro_batch_size"
+        if config.most_unit_tokens > config.data.max_tokens:
+            yield f"lower {_unit_key(config)}"
         yield "lower data.max_tokens"
-    elif part == Part.WHOLE_GRADIENTS and config.train.accumulation_steps > 1:
-        yield "set train.accumulation_steps to 1 and raise mesh.student.dp for the same batch"
+    elif part == Part.PIPELINE:
+        yield f"lower {_unit_key(config)} or data.max_tokens"
+    elif part == Part.TRANSFER:
+        yield f"lower transfer.prefetch or {_unit_key(config)}"
+    elif part == Part.WHOLE_GRADIENTS and config.may_accumulate:
+        yield "take fewer samples a rank, all in one microbatch, and raise mesh.student.dp for the same batch"
     else:
         yield _REMEDIES.get(part, _NO_KEY)
+
+
+def _unit_key(config: RunConfig) -> str:
+    """Return the key that decides how many tokens a microbatch has."""
+    return "train.micro_batch_size" if config.train.micro_batch_tokens is None else "train.micro_batch_tokens"

@@ -34,7 +34,7 @@ class StudentShapes:
 
 
 def student_activations(config: RunConfig, shapes: StudentShapes) -> int:
-    """Estimate what one microbatch of micro_batch_size x max_tokens tokens takes, every one of an image.
+    """Estimate what the fullest microbatch takes, every one of its tokens of an image.
 
     Pixels stay until the unit is done. Otherwise the largest counts of what comes one after the other: the
     vision tower, which only runs forward, before anything is kept; the body where it only runs forward;
@@ -50,8 +50,7 @@ def student_activations(config: RunConfig, shapes: StudentShapes) -> int:
     else:
         kept, again = body_bytes(config, stage, shapes)
     needs.append(kept + max(again, recalibrated_bytes(config, stage, shapes)) + backward)
-    tokens = config.train.micro_batch_size * config.data.max_tokens
-    return tokens * (pixel_bytes_per_token(shapes.vision) + max(needs))
+    return config.most_unit_tokens * (pixel_bytes_per_token(shapes.vision) + max(needs))
 
 
 def body_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> Ra
     parts[Part.WHOLE_GRADIENTS] = whole_gradient_bytes(
         learning,
         element_size=models.student.element_size,
-        accumulates=config.train.accumulation_steps > 1,
+        accumulates=config.may_accumulate,
     )
     if models.teacher is not None:
         parts[Part.TRANSFER] = received_bytes(config, models)
@@ -113,9 +113,9 @@ def whole_gradient_bytes(learning: Sequence[StudentTensor], *, element_size: int
 def received_bytes(config: RunConfig, models: PlannedModels) -> int:
     """Return the payloads `[t, h_t]` of the units that are posted ahead and of the one in work.
 
-    A unit has at most micro_batch_size x max_tokens rows: all of them in stage 1 with the regularizer, and in
+    A unit has at most as many rows as tokens: all of them in stage 1 with the regularizer, and in
     stage 2 its answers.
     """
     assert models.teacher is not None
     row = models.teacher.language.hidden_size * models.teacher.model.element_size
-    return (config.transfer.prefetch + 1) * config.train.micro_batch_size * config.data.max_tokens * row
+    return (config.transfer.prefetch + 1) * config.most_unit_tokens * row

@@ -44,7 +44,7 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     Its slice of the language body; vision tower and projector, whole, on the first stage. Hidden states
     `[t, 1, h]`, `[t/tp, 1, h]` under sequence parallelism, on their way to the stage after, and one from the
     stage before. On the last stage the payload rows of `transfer.prefetch` units under way and of the next
-    one, this tp rank's share of at most micro_batch_size x max_tokens rows a unit, whatever the stage.
+    one, this tp rank's share of at most as many rows a unit as tokens, whatever the stage.
     """
     size = teacher.model.element_size
     is_first, is_last = stage == 0, stage == mesh.pp - 1
@@ -65,7 +65,7 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
 def padded_tokens(config: RunConfig, mesh: MeshSpec) -> int:
     """Return the most tokens of a packed microbatch (see `data.order.deal_by_length`), padded to tp."""
     multiple = mesh.tp if mesh.sequence_parallel else 1
-    return -(-config.train.micro_batch_size * config.data.max_tokens // multiple) * multiple
+    return -(-config.most_unit_tokens // multiple) * multiple
 
 
 def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, is_first: bool) -> int:
@@ -82,7 +82,7 @@ def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeach
     vision = vision_shape(model_config(teacher.model.native_config, teacher.model.family))
     share = largest_vision_share(
         vision,
-        micro_batch_size=config.train.micro_batch_size,
+        unit_tokens=config.most_unit_tokens,
         max_tokens=config.data.max_tokens,
         tp=mesh.tp,
     )

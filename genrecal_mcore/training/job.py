@@ -23,6 +23,8 @@ from genrecal_mcore.data import (
     batch_shape,
     build_index,
     load_processors,
+    num_microbatches,
+    sample_order,
     write_skipped,
 )
 from genrecal_mcore.models import check_student_folder
@@ -61,6 +63,10 @@ class Job:
         processor = self.processors[role]
         assert processor is not None
         return UnitLoader(self.index, self.order, processor, self.batch)
+
+    def num_microbatches(self, step: int) -> int:
+        """Return how many microbatches a step has, the same on every rank."""
+        return num_microbatches(self.order, step=step, batch=self.batch)
 
 
 def check_inputs(config: RunConfig, layout: Layout) -> None:
@@ -165,7 +171,7 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
         stage=stage,
         topology=build_topology(layout, rank=rank, device=setup.device, served_pairs=served),
         index=index,
-        order=SampleOrder(index.tokens, config.train.seed, index.digest),
+        order=sample_order(config, index),
         batch=batch_shape(config),
         processors=processors,
         checkpoint=checkpoint,

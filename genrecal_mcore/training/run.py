@@ -89,6 +89,7 @@ def route_plan(job: Job) -> RoutePlan:
     assert layout.teacher is not None
     return RoutePlan(
         accumulation_steps=job.batch.accumulation_steps,
+        microbatches_of=None if job.batch.unit_tokens is None else job.num_microbatches,
         student_dp=layout.student.dp,
         teacher_dp=layout.teacher.dp,
     )
@@ -188,6 +189,7 @@ def build_student_rank(job: Job) -> StudentRank:
         module=module,
         optimizer=optimizer,
         units=student_units(job, feed),
+        num_microbatches=job.num_microbatches,
         recorder=step_recorder(job, feed),
         save=lambda steps_done: writer.save(
             run_state(job, digests, steps_done), trainable_state(module, optimizer)
@@ -205,6 +207,7 @@ def student_units(job: Job, feed: StudentFeed) -> Iterator[StudentUnit]:
     assert group is not None
     return feed.units(
         group.rank(),
+        num_microbatches=job.num_microbatches,
         first_step=job.first_step,
         last_step=config.train.steps,
         prefetch=config.transfer.prefetch,
@@ -252,7 +255,7 @@ def run_state(job: Job, digests: InputDigests, steps_done: int) -> RunState:
         step=steps_done,
         samples=steps_done * job.batch.samples_per_step,
         seed=job.config.train.seed,
-        data_digest=job.index.digest,
+        data_digest=job.order.identity,
         student_digest=digests.student,
         teacher_digest=digests.teacher,
     )

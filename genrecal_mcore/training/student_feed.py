@@ -5,7 +5,7 @@ computes.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +60,7 @@ class StepTokens:
 
     def of_step(self, step: int) -> tuple[int, int]:
         """Return the answer tokens of a step in the teacher's and in the student's tokenizer."""
-        size = self.batch.samples_per_step
-        samples = [self.order.index_at(position) for position in range(step * size, (step + 1) * size)]
+        samples = self.order.samples_of_step(step, self.batch)
         teacher = sum(self.index.facts[i].teacher_answer_tokens for i in samples)
         student = sum(self.index.facts[i].student_answer_tokens for i in samples)
         return teacher, student
@@ -99,15 +98,17 @@ class StudentFeed:
         )
 
     def units(
-        self, student_rank: int, *, first_step: int, last_step: int, prefetch: int
+        self,
+        student_rank: int,
+        *,
+        num_microbatches: Callable[[int], int],
+        first_step: int,
+        last_step: int,
+        prefetch: int,
     ) -> Iterator[StudentUnit]:
         """Yield the rank's units of steps `[first_step, last_step)` in order."""
-        shape = self.tokens.batch
         planned = units_of_student(
-            student_rank,
-            accumulation_steps=shape.accumulation_steps,
-            first_step=first_step,
-            last_step=last_step,
+            student_rank, num_microbatches=num_microbatches, first_step=first_step, last_step=last_step
         )
         ahead: deque[tuple[Unit, Microbatch | None]] = deque()
         for unit in planned:

@@ -26,6 +26,8 @@ class StudentRank:
     """Under FSDP2 over the student group."""
     optimizer: torch.optim.AdamW
     units: Iterator[StudentUnit]
+    num_microbatches: Callable[[int], int]
+    """Of a step: how many of `units` it takes."""
     recorder: StepRecorder
     save: Callable[[int], None]
     """Begins to write a checkpoint that says how many steps are done."""
@@ -88,8 +90,8 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
     Gradients are reduced over the student group once, with the last microbatch.
     """
     sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
-    last = config.train.accumulation_steps - 1
-    for microbatch in range(config.train.accumulation_steps):
+    last = rank.num_microbatches(step) - 1
+    for microbatch in range(last + 1):
         rank.status.at("prepares a unit", Activity.DATA, step=step, microbatch=microbatch)
         unit = next(rank.units)
         rank.status.at("computes, with all student ranks", Activity.COMPUTE)

@@ -1,6 +1,6 @@
 """Who serves whom: pure arithmetic over units of work, the same on both sides of the channel."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import gcd
 
@@ -25,46 +25,53 @@ class RoutePlan:
     """
 
     accumulation_steps: int
+    """Microbatches of every step, unless `microbatches_of` counts them."""
     student_dp: int
     teacher_dp: int
+    microbatches_of: Callable[[int], int] | None = None
+    """Counts the microbatches of a step, where steps differ."""
 
-    def number_of(self, unit: Unit) -> int:
-        """Return the running number of a unit over the whole run."""
-        return (unit.step * self.accumulation_steps + unit.microbatch) * self.student_dp + unit.student_rank
-
-    def unit_at(self, number: int) -> Unit:
-        """Return the unit with a running number."""
-        group, student_rank = divmod(number, self.student_dp)
-        step, microbatch = divmod(group, self.accumulation_steps)
-        return Unit(step=step, microbatch=microbatch, student_rank=student_rank)
+    def num_microbatches(self, step: int) -> int:
+        """Return how many microbatches a step has."""
+        return self.accumulation_steps if self.microbatches_of is None else self.microbatches_of(step)
 
     def replica_of(self, unit: Unit) -> int:
-        """Return the teacher replica that serves a unit."""
-        return self.number_of(unit) % self.teacher_dp
+        """Return the teacher replica that serves a unit.
+
+        Steps of as many microbatches each go on where the one before ended. Where they differ, each begins a
+        microbatch further than the one before: even on average, and nobody counts all steps before.
+        """
+        per_step = self.accumulation_steps if self.microbatches_of is None else 1
+        microbatch = unit.step * per_step + unit.microbatch
+        return (microbatch * self.student_dp + unit.student_rank) % self.teacher_dp
+
+    def units_of_step(self, step: int) -> Iterator[Unit]:
+        """Yield the units of a step, by microbatch, then student rank."""
+        for microbatch in range(self.num_microbatches(step)):
+            for student_rank in range(self.student_dp):
+                yield Unit(step=step, microbatch=microbatch, student_rank=student_rank)
 
 
 def units_of_replica(replica: int, plan: RoutePlan, first_step: int, last_step: int) -> Iterator[Unit]:
     """Yield the units of steps `[first_step, last_step)` that a replica serves, in order."""
-    per_step = plan.accumulation_steps * plan.student_dp
-    first = first_step * per_step
-    for number in range(first + (replica - first) % plan.teacher_dp, last_step * per_step, plan.teacher_dp):
-        yield plan.unit_at(number)
+    for step in range(first_step, last_step):
+        yield from (unit for unit in plan.units_of_step(step) if plan.replica_of(unit) == replica)
 
 
 def units_of_student(
-    student_rank: int, *, accumulation_steps: int, first_step: int, last_step: int
+    student_rank: int, *, num_microbatches: Callable[[int], int], first_step: int, last_step: int
 ) -> Iterator[Unit]:
     """Yield the units of steps `[first_step, last_step)` that a student rank works on, in order."""
     for step in range(first_step, last_step):
-        for microbatch in range(accumulation_steps):
+        for microbatch in range(num_microbatches(step)):
             yield Unit(step=step, microbatch=microbatch, student_rank=student_rank)
 
 
 def edges(student_dp: int, teacher_dp: int) -> tuple[tuple[int, int], ...]:
     """Return exactly the (replica, student rank) pairs that ever exchange features.
 
-    A student's units have numbers congruent to its rank modulo `student_dp`, a replica's congruent to its own
-    modulo `teacher_dp`: they meet when both agree modulo the greatest common divisor.
+    `RoutePlan.replica_of` counts in numbers that are congruent to the student's rank modulo `student_dp`, and
+    to the replica's modulo `teacher_dp`: they meet when both agree modulo the greatest common divisor.
     """
     common = gcd(student_dp, teacher_dp)
     return tuple(

@@ -20,6 +20,8 @@ from tests.helpers.training_run import (
 
 pytestmark = pytest.mark.distributed
 
+LONGEST_SAMPLE = 122
+"""Tokens; as the budget of a microbatch it holds one or two of the tiny samples."""
 STEPS, CHECKPOINT_EVERY, LAST_STEP_BEFORE_DEATH = 7, 3, 4
 RTOL_OTHER_DP = 1e-5  # worst seen 1.4e-8
 
@@ -97,12 +99,20 @@ def test_a_killed_and_resumed_run_equals_the_undisturbed_one_bit_for_bit(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+@pytest.mark.parametrize("max_tokens", [None, LONGEST_SAMPLE], ids=["as many", "a token budget"])
 def test_a_run_goes_on_with_another_number_of_student_ranks(
-    tiny_folders: dict[str, Path], undisturbed: dict[int, Path], rank_pool: RankPool, tmp_path: Path
+    max_tokens: int | None,
+    tiny_folders: dict[str, Path],
+    undisturbed: dict[int, Path],
+    rank_pool: RankPool,
+    tmp_path: Path,
 ) -> None:
-    config = config_of(tiny_folders, tmp_path / "run")
-    rank_pool.outcomes(train_until_student_dies, 4, config, 3, LAST_STEP_BEFORE_DEATH)
-    rank_pool.run(resume_run, 3, config_of(tiny_folders, tmp_path / "run", dp=1))
+    configs = [config_of(tiny_folders, tmp_path / "run", dp=dp) for dp in (2, 1)]
+    if max_tokens is not None:
+        for config in configs:
+            config["train"]["micro_batch_tokens"] = config["data"]["max_tokens"] = max_tokens
+    rank_pool.outcomes(train_until_student_dies, 4, configs[0], 3, LAST_STEP_BEFORE_DEATH)
+    rank_pool.run(resume_run, 3, configs[1])
     for found, expected in zip(numbers_of(tmp_path / "run"), numbers_of(undisturbed[1]), strict=True):
         difference = abs(found["loss"] - expected["loss"])
         assert_relatively_close(
@@ -118,16 +128,24 @@ def test_resuming_a_finished_run_changes_nothing(
     assert numbers_of(undisturbed[1]) == before
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", 4), ("micro_batch_size", 2)])
+@pytest.mark.parametrize(
+    ("section", "key", "value", "name"),
+    [
+        ("train", "seed", 4, "seed"),
+        ("train", "micro_batch_size", 2, "samples"),
+        ("data", "length_window", 4, "data_digest"),
+    ],
+)
 def test_resuming_with_another_configuration_is_refused(
+    section: str,
     key: str,
     value: int,
+    name: str,
     tiny_folders: dict[str, Path],
     undisturbed: dict[int, Path],
     rank_pool: RankPool,
 ) -> None:
     config = config_of(tiny_folders, undisturbed[3], **stage_changes(3, undisturbed))
-    config["train"][key] = value
+    config[section][key] = value
     outcomes = rank_pool.outcomes(resume_run, 2, config)
-    name = {"seed": "seed", "micro_batch_size": "samples"}[key]
     assert all(f"was written with {name} " in (outcome.error or "") for outcome in outcomes)

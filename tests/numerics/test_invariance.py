@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from genrecal_mcore.config import validate_teacher_folder
+from genrecal_mcore.config import RunConfig, validate_teacher_folder
+from genrecal_mcore.data import batch_shape, build_index, load_processors, num_microbatches, sample_order
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.transfer import HEADER_BYTES
 from tests.helpers.closeness import assert_relatively_close
@@ -15,6 +16,8 @@ from tests.helpers.training_run import train_run
 
 RTOL_20_STEPS = 1e-5  # worst seen 1.6e-7
 STEPS = 20
+MOST_TOKENS = 190
+"""Tokens of a microbatch under a budget: holds one to four of the tiny samples."""
 TERMS = ("loss", "ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "grad_norm")
 
 VARIANTS = {
@@ -22,21 +25,37 @@ VARIANTS = {
     "4x1": {"micro_batch_size": 4, "accumulation_steps": 1},
     "dp2": {"micro_batch_size": 1, "accumulation_steps": 2, "dp": 2},
     "prefetch4": {"micro_batch_size": 1, "accumulation_steps": 4, "prefetch": 4},
+    "budget": {"micro_batch_size": 1, "accumulation_steps": 4, "micro_batch_tokens": MOST_TOKENS},
+    "budget, dp2": {
+        "micro_batch_size": 2,
+        "accumulation_steps": 1,
+        "micro_batch_tokens": MOST_TOKENS,
+        "dp": 2,
+    },
 }
+
+
+def config_of(
+    tiny_folders: dict[str, Path], run_dir: Path, variant: dict[str, int], **changes: Any
+) -> dict[str, Any]:
+    """Return a run of 20 steps."""
+    variant = {"dp": 1, "prefetch": 1, **variant}
+    config = raw_config(tiny_folders, run_dir, **changes)
+    config["mesh"] = {"teacher": {}, "student": {"dp": variant["dp"]}}
+    config["transfer"]["prefetch"] = variant["prefetch"]
+    for key in ("micro_batch_size", "accumulation_steps", "micro_batch_tokens"):
+        config["train"][key] = variant.get(key)
+    config["data"]["max_tokens"] = MOST_TOKENS
+    config["train"] |= {"steps": STEPS, "lr": 1e-3, "lr_final": 1e-4}
+    return config
 
 
 def run(
     tiny_folders: dict[str, Path], rank_pool: RankPool, run_dir: Path, variant: dict[str, int], **changes: Any
 ) -> list[dict[str, Any]]:
     """Train a run of 20 steps and return its metrics."""
-    variant = {"dp": 1, "prefetch": 1, **variant}
-    config = raw_config(tiny_folders, run_dir, **changes)
-    config["mesh"] = {"teacher": {}, "student": {"dp": variant["dp"]}}
-    config["transfer"]["prefetch"] = variant["prefetch"]
-    for key in ("micro_batch_size", "accumulation_steps"):
-        config["train"][key] = variant[key]
-    config["train"] |= {"steps": STEPS, "lr": 1e-3, "lr_final": 1e-4}
-    rank_pool.run(train_run, 1 + variant["dp"], config)
+    config = config_of(tiny_folders, run_dir, variant, **changes)
+    rank_pool.run(train_run, 1 + variant.get("dp", 1), config)
     return read_metrics(run_dir / "metrics.jsonl")
 
 
@@ -51,7 +70,7 @@ def stage1(
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("stage", [1, 2])
-@pytest.mark.parametrize("name", ["4x1", "dp2", "prefetch4"])
+@pytest.mark.parametrize("name", ["4x1", "dp2", "prefetch4", "budget", "budget, dp2"])
 def test_twenty_steps_do_not_depend_on(
     name: str, stage: int, tiny_folders: dict[str, Path], stage1: Path, rank_pool: RankPool, tmp_path: Path
 ) -> None:
@@ -67,6 +86,17 @@ def test_twenty_steps_do_not_depend_on(
                 assert_relatively_close(
                     difference, abs(expected[term]), RTOL_20_STEPS, name="20 steps", where=where
                 )
+
+
+@pytest.mark.parametrize("name", ["budget", "budget, dp2"])
+def test_under_the_budget_steps_differ_in_their_microbatches(
+    name: str, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate(config_of(tiny_folders, tmp_path, VARIANTS[name]))
+    index = build_index(config.data, load_processors(config))
+    order, batch = sample_order(config, index), batch_shape(config)
+    counts = {num_microbatches(order, step=step, batch=batch) for step in range(STEPS)}
+    assert not index.skipped and len(counts) > 1
 
 
 @pytest.mark.distributed

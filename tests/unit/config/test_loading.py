@@ -94,6 +94,7 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
         (["stage=3", "init_from=runs/two"], "mesh.teacher is set, but method genrecal, stage 3 has no"),
         (["method=sft"], "stage 1 does not exist for method sft"),
         (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),
+        (["train.micro_batch_tokens=9"], "train.micro_batch_tokens (9) is below data.max_tokens (4096)"),
         (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
     ],
 )

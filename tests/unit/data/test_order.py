@@ -2,24 +2,31 @@ import random
 
 import pytest
 
-from genrecal_mcore.data.order import BatchShape, SampleOrder, deal_by_length, samples_of_unit
+from genrecal_mcore.data.order import (
+    BatchShape,
+    SampleOrder,
+    cut_into_units,
+    deal_by_length,
+    num_microbatches,
+    samples_of_unit,
+)
 
 TOKENS = (7, 30, 2, 11, 5, 64, 8, 1, 19, 23, 3, 40, 9, 6, 13, 27, 4)
 ORDER = SampleOrder(TOKENS, 5, "digest")
 """17 samples: they divide no step below: steps cross the ends of epochs."""
 
 
-def samples_of_step(step: int, batch: BatchShape) -> list[int]:
+def samples_of_step(step: int, batch: BatchShape, order: SampleOrder = ORDER) -> list[int]:
     """Return the samples of all units of a step."""
     units = [
         (microbatch, rank)
-        for microbatch in range(batch.accumulation_steps)
+        for microbatch in range(num_microbatches(order, step=step, batch=batch))
         for rank in range(batch.student_dp)
     ]
     return [
         number
         for microbatch, rank in units
-        for number in samples_of_unit(ORDER, step=step, microbatch=microbatch, student_rank=rank, batch=batch)
+        for number in samples_of_unit(order, step=step, microbatch=microbatch, student_rank=rank, batch=batch)
     ]
 
 
@@ -102,3 +109,63 @@ def test_no_unit_has_more_tokens_than_as_many_of_the_longest_sample(seed: int) -
     tokens = tuple(draw.choice((1, 40, 90, 97, 100)) for _ in range(micro_batch_size * num_units))
     for unit in deal_by_length(tokens, num_units=num_units):
         assert sum(tokens[i] for i in unit) <= micro_batch_size * max(tokens)
+
+
+@pytest.mark.parametrize("unit_tokens", [64, 65, 100, 1000])
+@pytest.mark.parametrize("step", range(4))
+def test_a_token_budget_is_kept_by_as_few_microbatches_as_can(unit_tokens: int, step: int) -> None:
+    batch = BatchShape(micro_batch_size=3, accumulation_steps=2, student_dp=2, unit_tokens=unit_tokens)
+    samples = ORDER.samples_of_step(step, batch)
+    assert sorted(samples_of_step(step, batch)) == sorted(samples)
+    units = [
+        samples_of_unit(ORDER, step=step, microbatch=microbatch, student_rank=rank, batch=batch)
+        for microbatch in range(num_microbatches(ORDER, step=step, batch=batch))
+        for rank in range(2)
+    ]
+    assert all(0 < sum(TOKENS[i] for i in unit) <= unit_tokens for unit in units)
+    if len(units) > 2:
+        fewer = deal_by_length(tuple(TOKENS[i] for i in samples), num_units=len(units) - 2)
+        assert any(sum(TOKENS[samples[i]] for i in unit) > unit_tokens for unit in fewer)
+
+
+def test_short_samples_take_fewer_microbatches_than_long_ones() -> None:
+    batch = BatchShape(micro_batch_size=1, accumulation_steps=6, student_dp=2, unit_tokens=100)
+    assert len(cut_into_units((50,) * 12, batch)) == 6
+    assert len(cut_into_units((10,) * 12, batch)) == 2
+    assert len(cut_into_units((100,) * 12, batch)) == 12
+
+
+def test_a_sample_longer_than_a_unit_is_an_error() -> None:
+    batch = BatchShape(micro_batch_size=1, accumulation_steps=2, student_dp=1, unit_tokens=40)
+    with pytest.raises(ValueError, match=r"64 tokens is longer than a unit of 40; raise train\.micro_batch"):
+        cut_into_units((64, 3), batch)
+
+
+@pytest.mark.parametrize("window", [2, 5, 17, 40])
+def test_a_window_orders_by_length_and_loses_nothing(window: int) -> None:
+    plain, sorted_ = ORDER, SampleOrder(TOKENS, 5, "digest", window)
+    for start in range(0, 17, window):
+        positions = range(start, min(start + window, 17))
+        found = [sorted_.index_at(position) for position in positions]
+        assert sorted(found) == sorted(plain.index_at(position) for position in positions)
+        lengths = [TOKENS[i] for i in found]
+        assert lengths == sorted(lengths, reverse=start // window % 2 == 1)
+    forwards = [sorted_.index_at(position) for position in range(34)]
+    assert [sorted_.index_at(position) for position in reversed(range(34))] == forwards[::-1]
+    assert sorted_.identity != plain.identity
+
+
+def test_a_window_makes_the_units_of_a_step_more_even() -> None:
+    draw = random.Random(3)
+    tokens = tuple(draw.randint(4, 1280) for _ in range(512))
+    batch = BatchShape(micro_batch_size=1, accumulation_steps=1, student_dp=8)
+
+    def unevenness(window: int) -> float:
+        order = SampleOrder(tokens, 5, "digest", window)
+        fullest = average = 0.0
+        for step in range(64):
+            lengths = [tokens[i] for i in samples_of_step(step, batch, order)]
+            fullest, average = fullest + max(lengths), average + sum(lengths) / 8
+        return fullest / average
+
+    assert unevenness(1) > 1.5 and unevenness(64) < 1.15

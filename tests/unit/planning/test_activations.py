@@ -212,7 +212,8 @@ def test_whole_tiles_are_shared_out_and_whole_images_where_there_are_no_tiles() 
     tiles = VisionShape(**sizes, patches_per_token=4, pixels_per_patch=1, tokens_per_tile=256)
     images = VisionShape(**sizes, patches_per_token=4, pixels_per_patch=1, tokens_per_tile=None)
     shares = [
-        largest_vision_share(vision, micro_batch_size=3, max_tokens=1024, tp=2) for vision in (tiles, images)
+        largest_vision_share(vision, unit_tokens=3 * 1024, max_tokens=1024, tp=2)
+        for vision in (tiles, images)
     ]
     assert shares == [6 * 256, 2 * 1024]
 

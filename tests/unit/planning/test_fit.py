@@ -56,7 +56,7 @@ def test_every_kind_of_rank_that_does_not_fit_is_named() -> None:
             ": lower train.micro",
         ),
         (Part.ACTIVATIONS, 3, {"micro_batch_size": 1}, ": lower data.max_tokens"),
-        (Part.WHOLE_GRADIENTS, 3, {"accumulation_steps": 8}, "set train.accumulation_steps to 1"),
+        (Part.WHOLE_GRADIENTS, 3, {"accumulation_steps": 8}, "all in one microbatch"),
         (Part.WHOLE_GRADIENTS, 3, {"accumulation_steps": 1}, "take a smaller model or a larger GPU"),
         (Part.TEACHER_HEAD, 2, {}, "take a smaller model or a larger GPU"),
         (Part.TRANSFER, 2, {}, "lower transfer.prefetch"),

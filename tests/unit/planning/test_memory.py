@@ -94,6 +94,20 @@ def test_buffers_follow_from_units_under_way_rows_and_hidden_size() -> None:
     assert student.parts[Part.TRANSFER] == 4 * 2002 * row
 
 
+def test_a_token_budget_bounds_what_a_microbatch_takes() -> None:
+    def parts(**train: int) -> dict[Part, int]:
+        return dict(full_size(teacher={}, train=train, data={"max_tokens": 1000})[-1].parts)
+
+    eight = parts(micro_batch_size=8)
+    budget = parts(micro_batch_size=8, accumulation_steps=4, micro_batch_tokens=4000)
+    for part in (Part.ACTIVATIONS, Part.TRANSFER):
+        assert 2 * budget[part] == eight[part]
+    one = parts(micro_batch_size=8, accumulation_steps=1, micro_batch_tokens=10000)
+    assert one[Part.TRANSFER] == eight[Part.TRANSFER]
+    # A step of 32 samples may need several microbatches of 4000 tokens, one of 8 samples may need two.
+    assert budget[Part.WHOLE_GRADIENTS] > eight[Part.WHOLE_GRADIENTS]
+
+
 def test_the_loss_budget_is_the_configured_one() -> None:
     *_, student = full_size(teacher={}, loss={"memory_budget_mib": 640})
     assert student.parts[Part.LOSS] == 640 * 2**20

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -13,11 +14,20 @@ from genrecal_mcore.transfer import (
 )
 
 SIZES = [1, 2, 3, 4, 5, 6]
+MICROBATCHES: dict[str, Callable[[int], int] | None] = {"as many": None, "varying": lambda step: 1 + step % 5}
 
 
 @pytest.mark.parametrize(("student_dp", "teacher_dp"), list(product(SIZES, SIZES)))
-def test_every_unit_has_one_replica_and_both_sides_agree(student_dp: int, teacher_dp: int) -> None:
-    plan = RoutePlan(accumulation_steps=3, student_dp=student_dp, teacher_dp=teacher_dp)
+@pytest.mark.parametrize("microbatches", MICROBATCHES)
+def test_every_unit_has_one_replica_and_both_sides_agree(
+    microbatches: str, student_dp: int, teacher_dp: int
+) -> None:
+    plan = RoutePlan(
+        accumulation_steps=3,
+        student_dp=student_dp,
+        teacher_dp=teacher_dp,
+        microbatches_of=MICROBATCHES[microbatches],
+    )
     first, last = 2, 9
     served = [
         (unit, replica)
@@ -27,9 +37,11 @@ def test_every_unit_has_one_replica_and_both_sides_agree(student_dp: int, teache
     asked = [
         unit
         for student in range(student_dp)
-        for unit in units_of_student(student, accumulation_steps=3, first_step=first, last_step=last)
+        for unit in units_of_student(
+            student, num_microbatches=plan.num_microbatches, first_step=first, last_step=last
+        )
     ]
-    assert sorted(map(plan.number_of, asked)) == sorted(plan.number_of(unit) for unit, _ in served)
+    assert len(asked) == len(served) and set(asked) == {unit for unit, _ in served}
     assert all(plan.replica_of(unit) == replica for unit, replica in served)
     assert {(replica, unit.student_rank) for unit, replica in served} <= set(edges(student_dp, teacher_dp))
 
@@ -41,16 +53,27 @@ def test_edges_are_exactly_the_pairs_that_meet(student_dp: int, teacher_dp: int)
     assert set(edges(student_dp, teacher_dp)) == {(plan.replica_of(u), u.student_rank) for u in units}
 
 
-def test_replicas_and_students_walk_in_the_same_order() -> None:
-    plan = RoutePlan(accumulation_steps=2, student_dp=3, teacher_dp=2)
+@pytest.mark.parametrize("microbatches", MICROBATCHES)
+def test_replicas_and_students_walk_in_the_same_order(microbatches: str) -> None:
+    plan = RoutePlan(
+        accumulation_steps=2, student_dp=3, teacher_dp=2, microbatches_of=MICROBATCHES[microbatches]
+    )
+    order = [unit for step in range(1, 5) for unit in plan.units_of_step(step)]
     for replica in range(2):
-        numbers = [plan.number_of(unit) for unit in units_of_replica(replica, plan, 1, 5)]
-        assert numbers == sorted(numbers)
-        assert all(plan.unit_at(number) in units_of_replica(replica, plan, 1, 5) for number in numbers)
+        numbers = [order.index(unit) for unit in units_of_replica(replica, plan, 1, 5)]
+        assert numbers and numbers == sorted(numbers)
     for student in range(3):
-        units = units_of_student(student, accumulation_steps=2, first_step=1, last_step=5)
-        numbers = [plan.number_of(unit) for unit in units]
-        assert numbers == sorted(numbers)
+        units = units_of_student(student, num_microbatches=plan.num_microbatches, first_step=1, last_step=5)
+        numbers = [order.index(unit) for unit in units]
+        assert numbers and numbers == sorted(numbers)
+
+
+def test_load_of_varying_steps_is_about_even() -> None:
+    plan = RoutePlan(
+        accumulation_steps=3, student_dp=4, teacher_dp=3, microbatches_of=MICROBATCHES["varying"]
+    )
+    counts = [len(list(units_of_replica(replica, plan, 0, 100))) for replica in range(3)]
+    assert max(counts) - min(counts) <= 0.05 * max(counts)
 
 
 def test_load_is_even_within_one_unit() -> None:
