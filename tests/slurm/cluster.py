@@ -40,10 +40,10 @@ SETTINGS = {
     "SlurmdLogFile": "{root}/logs/%n.log",
     # cred_expire is also how long a requeued job waits before it starts again: 120 s by default.
     "AuthInfo": "socket={root}/munge.sock,cred_expire=5",
-    # A silent node is DOWN after 10 to 13 s, by default after minutes. MessageTimeout's default of 10 s makes
-    # that 27 s, and 2 s is no faster than 3.
-    "SlurmdTimeout": "6",
-    "MessageTimeout": "3",
+    # A silent node is DOWN after 5 to 10 s, by default after minutes. With 6 and 3 s it takes 11 to 14, with
+    # MessageTimeout's default of 10 s 27; a SlurmdTimeout of 3 s is no faster.
+    "SlurmdTimeout": "4",
+    "MessageTimeout": "2",
     # From SIGTERM to SIGKILL at the end of a job, by default 30 s.
     "KillWait": "3",
     # A node that was DOWN serves again as soon as its slurmd registers.
@@ -221,8 +221,8 @@ class LocalSlurm:
     def crash(self, node: str) -> None:
         """Kill everything on a node, slurmd included.
 
-        Its kernel still closes the connections, unless the node is unplugged. slurmctld notices after 10 to
-        13 s; when slurmd is back earlier, the dead job counts as running until slurmctld asks, after 40 s.
+        Its kernel still closes the connections, unless the node is unplugged. slurmctld notices after 5 to
+        10 s; when slurmd is back earlier, the dead job counts as running until slurmctld asks, after 40 s.
         """
         self._kill([node])
 
