@@ -121,7 +121,7 @@ def _facts(found: "Inspection") -> list[tuple[str, str]]:
             ("dtype", found.teacher.dtype),
             ("checks passed", found.teacher.verified),
             ("tensor-parallel sizes", found.teacher.tp),
-            ("pipeline-parallel sizes", found.teacher.pp),
+            ("pipeline-parallel sizes, even", found.teacher.pp),
             ("digests", _digests(found)),
         ]
     return [(name, _number(value)) for name, value in rows]

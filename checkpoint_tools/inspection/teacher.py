@@ -59,7 +59,7 @@ def inspect_teacher(folder: Path, *, digests: bool, progress: Progress = no_prog
 
 
 def mesh_sizes(spec: LanguageBodySpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the tensor- and the pipeline-parallel sizes at which a body can run."""
+    """Return the tensor- and the pipeline-parallel sizes that divide a body's."""
     fits = {
         axis: tuple(size for size in range(1, limit + 1) if _fits(spec, **{axis: size}))
         for axis, limit in (("tp", MAX_TP), ("pp", spec.num_layers))

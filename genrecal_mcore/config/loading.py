@@ -88,6 +88,11 @@ def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
     mesh = config.mesh.teacher
     if mesh is not None and mesh.sequence_parallel and mesh.tp == 1:
         yield "mesh.teacher.sequence_parallel is true with mesh.teacher.tp 1; set tp to 2 or more"
+    if mesh is not None and mesh.layers_per_stage is not None and len(mesh.layers_per_stage) != mesh.pp:
+        yield (
+            f"mesh.teacher.layers_per_stage {list(mesh.layers_per_stage)} has {len(mesh.layers_per_stage)} "
+            f"entries, but mesh.teacher.pp is {mesh.pp}; give one number a stage"
+        )
 
 
 def _start_contradictions(config: RunConfig) -> Iterator[str]:

@@ -5,7 +5,7 @@ Every problem is reported at once, each with the key, what was found and what to
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,11 @@ class TeacherMesh(_Section):
     tp: int = Field(default=1, ge=1)
     """Tensor parallelism: each layer's weights over this many ranks; keep it inside a node."""
     pp: int = Field(default=1, ge=1)
-    """Pipeline stages; the number of layers must be a multiple."""
+    """Pipeline stages; the number of layers must be a multiple, or `layers_per_stage` cut it up."""
+    layers_per_stage: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Decoder layers of each pipeline stage, in order; as many on each if left out. Fewer on the first stage
+    make up for the vision tower, which stands there too.
+    """
     dp: int = Field(default=1, ge=1)
     """Replicas of the teacher, which serve the student ranks in turn."""
     sequence_parallel: bool = False

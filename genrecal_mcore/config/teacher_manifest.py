@@ -42,24 +42,40 @@ class LanguageBodySpec(BaseModel):
     tied_embeddings: bool
     mrope_section: tuple[int, ...] | None = None
 
-    def check_divisible(self, *, tp: int, pp: int, options: str = "mesh.teacher.") -> None:
+    def check_divisible(
+        self,
+        *,
+        tp: int,
+        pp: int,
+        layers_per_stage: tuple[int, ...] | None = None,
+        options: str = "mesh.teacher.",
+    ) -> None:
         """Raise one `ValueError` that lists every size which tp or pp does not divide.
 
-        `options`: what stands before `tp` and `pp` where they are set.
+        With `layers_per_stage`, which has pp entries, pp need not divide the layers, but they must add up to
+        them. `options`: what stands before `tp` and `pp` where they are set.
         """
-        rules = (
-            ("layers", self.num_layers, "pp", pp),
+        rules = [
             ("attention heads", self.num_attention_heads, "tp", tp),
             ("key-value heads", self.num_query_groups, "tp", tp),
             ("FFN channels", self.ffn_hidden_size, "tp", tp),
-        )
+        ]
+        if layers_per_stage is None:
+            rules.insert(0, ("layers", self.num_layers, "pp", pp))
         problems = [
             f"the teacher has {count} {what}, which {options}{axis} ({degree}) does not divide"
             for what, count, axis, degree in rules
             if count % degree
         ]
         if problems:
-            raise ValueError("; ".join(problems) + "; choose degrees that divide them")
+            problems.append("choose degrees that divide them")
+        if layers_per_stage is not None and sum(layers_per_stage) != self.num_layers:
+            problems.append(
+                f"{options}layers_per_stage {list(layers_per_stage)} adds up to {sum(layers_per_stage)}, but "
+                f"the teacher has {self.num_layers} layers; give each of them to one stage"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 class TeacherManifest(BaseModel):

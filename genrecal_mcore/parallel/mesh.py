@@ -27,8 +27,11 @@ class MeshSpec:
     dp: int = 1
     rank_offset: int = 0
     sequence_parallel: bool = False
+    layers_per_stage: tuple[int, ...] | None = None
+    """Decoder layers of each pipeline stage, `pp` numbers; None for as many on each."""
 
     def __post_init__(self) -> None:
+        assert self.layers_per_stage is None or len(self.layers_per_stage) == self.pp
         for axis in ("tp", "pp", "dp"):
             if getattr(self, axis) < 1:
                 raise ValueError(f"mesh.{self.name}.{axis} must be at least 1, found {getattr(self, axis)}")
@@ -55,6 +58,12 @@ class MeshSpec:
         return MeshCoordinate(
             tp=local % self.tp, dp=local // self.tp % self.dp, pp=local // (self.tp * self.dp)
         )
+
+    def layers_of_stage(self, stage: int, *, num_layers: int) -> range:
+        """Return which of `num_layers` decoder layers a pipeline stage holds, counted from 0."""
+        counts = self.layers_per_stage or (num_layers // self.pp,) * self.pp
+        first = sum(counts[:stage])
+        return range(first, first + counts[stage])
 
     def last_stage_ranks(self, replica: int) -> tuple[int, ...]:
         """Return the tp ranks of the last pipeline stage of one data-parallel replica."""
@@ -102,6 +111,7 @@ def layout_of(mesh: MeshConfig, *, world_size: int) -> Layout:
             pp=mesh.teacher.pp,
             dp=mesh.teacher.dp,
             sequence_parallel=mesh.teacher.sequence_parallel,
+            layers_per_stage=mesh.teacher.layers_per_stage,
         )
     student = MeshSpec(name="student", dp=mesh.student.dp, rank_offset=teacher.size if teacher else 0)
     layout = Layout(teacher=teacher, student=student)

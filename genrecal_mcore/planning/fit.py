@@ -8,7 +8,7 @@ from genrecal_mcore.planning.table import bytes_text
 
 _REMEDIES = {
     Part.LANGUAGE_BODY: "raise mesh.teacher.pp or mesh.teacher.tp",
-    Part.VISION: "raise mesh.teacher.pp, which leaves fewer layers beside the tower",
+    Part.VISION: "leave fewer layers beside the tower, by mesh.teacher.layers_per_stage or mesh.teacher.pp",
     Part.STUDENT_FROZEN: "raise mesh.student.dp",
     Part.STUDENT_LEARNING: "raise mesh.student.dp",
     Part.RECALIBRATOR: "raise mesh.student.dp",

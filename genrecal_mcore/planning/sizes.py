@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 from genrecal_mcore.config import LanguageBodySpec
+from genrecal_mcore.parallel import MeshSpec
 
 ROOT = "root"
 """The unit of FSDP that holds what is in no decoder layer."""
@@ -36,20 +37,21 @@ class StudentTensor:
         return -(-self.shape[0] // dp) * prod(self.shape[1:])
 
 
-def teacher_body_parameters(spec: LanguageBodySpec, *, tp: int, pp: int, stage: int) -> int:
+def teacher_body_parameters(spec: LanguageBodySpec, mesh: MeshSpec, *, stage: int) -> int:
     """Return the parameters of one tp rank's share of a pipeline stage of the language body.
 
     The modules of `models.teacher.language_body`: norms lie whole on each tp rank; linears are cut, and so is
     the vocabulary, rounded up to a multiple of tp.
     """
+    tp, num_layers = mesh.tp, len(mesh.layers_of_stage(stage, num_layers=spec.num_layers))
     h, f, d = spec.hidden_size, spec.ffn_hidden_size, spec.head_dim
     heads, qkv_rows = spec.num_attention_heads, (spec.num_attention_heads + 2 * spec.num_query_groups) * d
     linears = qkv_rows * h + heads * d * h + 3 * f * h
     if spec.qkv_bias:
         linears += qkv_rows
-    count = spec.num_layers // pp * (linears // tp + 2 * h)
+    count = num_layers * (linears // tp + 2 * h)
     if stage == 0:
         count += -(-spec.vocab_size // tp) * h
-    if stage == pp - 1:
+    if stage == mesh.pp - 1:
         count += h
     return count

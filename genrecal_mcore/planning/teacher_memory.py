@@ -1,5 +1,7 @@
 """Bytes of the teacher's ranks, by pipeline stage."""
 
+from itertools import groupby
+
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.native import model_config
 from genrecal_mcore.parallel import MeshSpec
@@ -23,18 +25,22 @@ and embeddings before and after.
 
 
 def teacher_kinds(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher) -> tuple[RankKind, ...]:
-    """Return the first, the middle and the last stages, as far as there are any."""
-    bounds = [(0, 1), (1, mesh.pp - 1), (mesh.pp - 1, mesh.pp)]
-    per_stage = mesh.tp * mesh.dp
+    """Return the stages in order, neighbours that need the same memory as one kind."""
+    parts_of = [stage_parts(config, mesh, teacher, stage=stage) for stage in range(mesh.pp)]
     return tuple(
-        RankKind(
-            name=f"teacher stage {first}" if last == first + 1 else f"teacher stages {first}-{last - 1}",
-            ranks=range(mesh.rank_offset + first * per_stage, mesh.rank_offset + last * per_stage),
-            parts=(parts := stage_parts(config, mesh, teacher, stage=first)),
-            loading_bytes=parts[Part.LANGUAGE_BODY] + parts.get(Part.VISION, 0),
-        )
-        for first, last in (bounds if mesh.pp > 1 else bounds[:1])
-        if last > first
+        _kind_of_stages(mesh, parts, list(stages))
+        for parts, stages in groupby(range(mesh.pp), key=parts_of.__getitem__)
+    )
+
+
+def _kind_of_stages(mesh: MeshSpec, parts: dict[Part, int], stages: list[int]) -> RankKind:
+    first, last = stages[0], stages[-1]
+    per_stage = mesh.tp * mesh.dp
+    return RankKind(
+        name=f"teacher stage {first}" if first == last else f"teacher stages {first}-{last}",
+        ranks=range(mesh.rank_offset + first * per_stage, mesh.rank_offset + (last + 1) * per_stage),
+        parts=parts,
+        loading_bytes=parts[Part.LANGUAGE_BODY] + parts.get(Part.VISION, 0),
     )
 
 
@@ -48,7 +54,7 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     """
     size = teacher.model.element_size
     is_first, is_last = stage == 0, stage == mesh.pp - 1
-    body = teacher_body_parameters(teacher.language, tp=mesh.tp, pp=mesh.pp, stage=stage)
+    body = teacher_body_parameters(teacher.language, mesh, stage=stage)
     parts = {Part.LANGUAGE_BODY: body * size}
     if is_first:
         parts[Part.VISION] = vision_parameters(teacher.model) * size

@@ -74,7 +74,8 @@ def check_inputs(config: RunConfig, layout: Layout) -> None:
     check_student_folder(config.student.checkpoint)
     if config.teacher is not None and layout.teacher is not None:
         spec = validate_teacher_folder(config.teacher.checkpoint).language
-        spec.check_divisible(tp=layout.teacher.tp, pp=layout.teacher.pp)
+        mesh = layout.teacher
+        spec.check_divisible(tp=mesh.tp, pp=mesh.pp, layers_per_stage=mesh.layers_per_stage)
     if config.init_from is not None and latest_checkpoint(config.init_from) is None:
         raise ValueError(
             f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"

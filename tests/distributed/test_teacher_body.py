@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,6 +36,12 @@ LAYOUTS = [
     pytest.param({"tp": 2, "pp": 1, "sequence_parallel": True}, id="tp2-pp1-sp"),
     pytest.param({"tp": 1, "pp": 4}, id="tp1-pp4"),
     pytest.param({"tp": 2, "pp": 2, "sequence_parallel": True}, id="tp2-pp2-sp"),
+    pytest.param({"tp": 1, "pp": 2, "layers_per_stage": (1, 3)}, id="tp1-pp1+3"),
+    pytest.param({"tp": 1, "pp": 3, "layers_per_stage": (1, 2, 1)}, id="tp1-pp1+2+1"),
+    pytest.param(
+        {"tp": 2, "pp": 2, "layers_per_stage": (3, 1), "sequence_parallel": True}, id="tp2-pp3+1-sp"
+    ),
+    pytest.param({"tp": 2, "pp": 3, "layers_per_stage": (1, 1, 2)}, id="tp2-pp1+1+2"),
 ]
 
 
@@ -105,7 +112,7 @@ def microbatch(
 
 
 def features_on_this_rank(
-    teachers: Sequence[Path], degrees: dict[str, int], samples: Sequence[Sample]
+    teachers: Sequence[Path], degrees: dict[str, Any], samples: Sequence[Sample]
 ) -> list[np.ndarray | None]:
     """Return each teacher's local `[t/tp or t, 1, h]`; None on ranks before the last stage.
 
@@ -152,7 +159,7 @@ def image_features(stage: TeacherStage, batch: Microbatch) -> torch.Tensor:
 
 @pytest.mark.parametrize("degrees", LAYOUTS)
 def test_features_equal_those_of_transformers_at_every_layout(
-    degrees: dict[str, int],
+    degrees: dict[str, Any],
     rank_pool: RankPool,
     folders: dict[str, Path],
     samples: tuple[Sample, ...],

@@ -61,6 +61,13 @@ def test_layers_and_heads_that_the_mesh_does_not_divide(refused: Refused, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_layers_that_the_stages_do_not_add_up_to(refused: Refused, tmp_path: Path) -> None:
+    message = refused("mesh.teacher.pp=3", "mesh.teacher.layers_per_stage=[1, 1, 1]", world_size=7)
+    assert "mesh.teacher.layers_per_stage [1, 1, 1] adds up to 3, but the teacher has 4 layers" in message
+    assert "does not divide" not in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_stage_2_without_a_stage_1_run(refused: Refused, tmp_path: Path) -> None:
     message = refused("stage=2", f"init_from={tmp_path / 'nothing'}")
     assert f"init_from: {tmp_path / 'nothing'} holds no checkpoint; train that run first" in message

@@ -12,6 +12,9 @@ from tests.helpers.rank_pool import RankPool
 from tests.helpers.tiny_data import make_tiny_dataset
 from tests.helpers.tiny_models import make_tiny_model
 
+UNEVEN_SPLITS = {(1, 2, 1): (1, 3), (2, 2, 2): (3, 1)}
+"""Layers of each pipeline stage, by the teacher's degrees; other meshes share them out evenly."""
+
 AXES = {
     "teacher": [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (2, 2, 2)],
     "student_dp": [1, 2, 3],
@@ -77,7 +80,13 @@ def test_losses_and_gradients_equal_the_reference(
     tp, pp, dp = case["teacher"]
     config = raw_config(pair_folders(folders, case["pair"]), tmp_path / "run", stage=case["stage"])
     config["mesh"] = {
-        "teacher": {"tp": tp, "pp": pp, "dp": dp, "sequence_parallel": case["sequence_parallel"]},
+        "teacher": {
+            "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "sequence_parallel": case["sequence_parallel"],
+            "layers_per_stage": UNEVEN_SPLITS.get(case["teacher"]),
+        },
         "student": {"dp": case["student_dp"]},
     }
     config["train"]["accumulation_steps"] = {1: 6, 2: 3, 3: 2}[case["student_dp"]]

@@ -24,11 +24,14 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from genrecal_mcore.config import LanguageBodySpec
 from genrecal_mcore.models.packed_attention import Packing
 from genrecal_mcore.models.teacher.layer_spec import decoder_spec
+from genrecal_mcore.models.teacher.stage_layout import StageLayout
 from genrecal_mcore.parallel import MeshSpec
 
 
-def transformer_config(spec: LanguageBodySpec, mesh: MeshSpec, dtype: torch.dtype) -> TransformerConfig:
-    """Translate the sizes of a language body into mcore's configuration."""
+def transformer_config(
+    spec: LanguageBodySpec, mesh: MeshSpec, *, stage: int, dtype: torch.dtype
+) -> TransformerConfig:
+    """Translate the sizes of a language body into mcore's configuration, as one pipeline stage needs it."""
     return TransformerConfig(
         num_layers=spec.num_layers,
         hidden_size=spec.hidden_size,
@@ -50,6 +53,7 @@ def transformer_config(spec: LanguageBodySpec, mesh: MeshSpec, dtype: torch.dtyp
         mrope_section=list(spec.mrope_section) if spec.mrope_section else None,
         tensor_model_parallel_size=mesh.tp,
         pipeline_model_parallel_size=mesh.pp,
+        pipeline_model_parallel_layout=StageLayout(mesh, num_layers=spec.num_layers, stage=stage),
         sequence_parallel=mesh.sequence_parallel,
         params_dtype=dtype,
         pipeline_dtype=dtype,
@@ -70,11 +74,12 @@ class TeacherLanguageBody(torch.nn.Module):
         self, spec: LanguageBodySpec, mesh: MeshSpec, groups: ProcessGroupCollection, *, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        spec.check_divisible(tp=mesh.tp, pp=mesh.pp)
+        spec.check_divisible(tp=mesh.tp, pp=mesh.pp, layers_per_stage=mesh.layers_per_stage)
         self.spec, self.groups = spec, groups
-        self.config = transformer_config(spec, mesh, dtype)
-        self.is_first_stage = groups.pp.rank() == 0
-        self.is_last_stage = groups.pp.rank() == groups.pp.size() - 1
+        stage = groups.pp.rank()
+        self.config = transformer_config(spec, mesh, stage=stage, dtype=dtype)
+        self.is_first_stage = stage == 0
+        self.is_last_stage = stage == mesh.pp - 1
         if self.is_first_stage:
             self.embedding = LanguageModelEmbedding(
                 self.config,
@@ -161,9 +166,9 @@ def _rotary_embedding(spec: LanguageBodySpec, groups: ProcessGroupCollection) ->
 def _decoder(
     config: TransformerConfig, spec: TransformerBlockSubmodules, groups: ProcessGroupCollection
 ) -> TransformerBlock:
-    per_stage = config.num_layers // groups.pp.size()
+    num_layers = config.pipeline_model_parallel_layout.get_num_layers_to_build(pp_rank=groups.pp.rank())
     submodules = TransformerBlockSubmodules(
-        layer_specs=spec.layer_specs * per_stage, layer_norm=spec.layer_norm
+        layer_specs=spec.layer_specs * num_layers, layer_norm=spec.layer_norm
     )
     return TransformerBlock(
         config,

@@ -72,8 +72,13 @@ def test_it_asks_for_a_gpu_memory_that_is_above_zero(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [("mesh.teacher.tp=3", "mesh.teacher.pp=3"), ("teacher.checkpoint=nowhere",), ("train.micro_batch=2",)],
-    ids=["indivisible", "no-teacher", "unknown-key"],
+    [
+        ("mesh.teacher.tp=3", "mesh.teacher.pp=3"),
+        ("mesh.teacher.layers_per_stage=[1, 1]",),
+        ("teacher.checkpoint=nowhere",),
+        ("train.micro_batch=2",),
+    ],
+    ids=["indivisible", "layers-left-over", "no-teacher", "unknown-key"],
 )
 def test_it_refuses_in_the_words_of_train(overrides: tuple[str, ...], run: Run) -> None:
     world_size = 11 if "mesh.teacher.tp=3" in overrides else 4

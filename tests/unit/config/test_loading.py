@@ -95,6 +95,14 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
         (["method=sft"], "stage 1 does not exist for method sft"),
         (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),
         (["train.micro_batch_tokens=9"], "train.micro_batch_tokens (9) is below data.max_tokens (4096)"),
+        (
+            ["mesh.teacher.layers_per_stage=[1, 2, 1]"],
+            "mesh.teacher.layers_per_stage [1, 2, 1] has 3 entries, but mesh.teacher.pp is 2; give",
+        ),
+        (
+            ["mesh.teacher.layers_per_stage=[4, 0]"],
+            "mesh.teacher.layers_per_stage.1: input should be greater than or equal to 1, found 0",
+        ),
         (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
     ],
 )

@@ -38,6 +38,23 @@ def test_last_stage_ranks_are_the_tp_ranks_of_one_replica() -> None:
     assert mesh.last_stage_ranks(1) == (10, 11)
 
 
+@pytest.mark.parametrize(
+    ("layers_per_stage", "expected"),
+    [(None, [range(0, 2), range(2, 4), range(4, 6)]), ((1, 3, 2), [range(0, 1), range(1, 4), range(4, 6)])],
+    ids=["even", "uneven"],
+)
+def test_stages_hold_consecutive_layers_that_add_up(
+    layers_per_stage: tuple[int, ...] | None, expected: list[range]
+) -> None:
+    mesh = MeshSpec(name="teacher", pp=3, layers_per_stage=layers_per_stage)
+    assert [mesh.layers_of_stage(stage, num_layers=6) for stage in range(3)] == expected
+
+
+def test_the_configured_split_reaches_the_mesh() -> None:
+    teacher = layout_of(mesh_config(pp=2, layers_per_stage=[1, 3]), world_size=5).teacher
+    assert teacher is not None and teacher.layers_per_stage == (1, 3)
+
+
 def test_a_rank_of_the_other_mesh_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 4 is not in the student mesh"):
         MeshSpec(name="student", dp=2, rank_offset=5).coordinate_of(4)

@@ -1,6 +1,7 @@
 """Plans at full size, from published configs alone: which rank kinds there are and what each needs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def kinds_of(config: RunConfig) -> tuple[RankKind, ...]:
 
 
 def full_size(
-    *, teacher: dict[str, int], student_dp: int = 3, **changes: dict[str, object]
+    *, teacher: dict[str, Any], student_dp: int = 3, **changes: dict[str, object]
 ) -> tuple[RankKind, ...]:
     train = {"dtype": "bfloat16", "micro_batch_size": 2} | changes.pop("train", {})
     mesh = {"teacher": teacher, "student": {"dp": student_dp}}
@@ -71,6 +72,18 @@ def test_frozen_weights_of_the_student_are_the_published_count() -> None:
 )
 def test_ranks_that_need_the_same_stand_together(pp: int, labels: list[str]) -> None:
     assert [kind.label for kind in full_size(teacher={"tp": 2, "pp": pp, "dp": 3})] == labels
+
+
+def test_stages_of_an_uneven_split_have_the_layers_that_they_are_given() -> None:
+    def bodies(**split: tuple[int, ...]) -> list[int]:
+        *teachers, _ = full_size(teacher={"tp": 8, "pp": 4, **split})
+        return [kind.parts[Part.LANGUAGE_BODY] for kind in teachers]
+
+    first, middle, last = bodies()  # of 80 layers, 20 each; the middle two stages are one kind
+    layer = middle / 20
+    split = bodies(layers_per_stage=(17, 21, 21, 21))
+    assert split == [first - 3 * layer, middle + layer, last + layer]
+    assert len(bodies(layers_per_stage=(17, 22, 20, 21))) == 4
 
 
 def test_each_kind_of_rank_has_its_own_parts() -> None:

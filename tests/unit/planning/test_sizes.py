@@ -1,6 +1,7 @@
 """Counts against the modules that training builds, at several meshes and for every kind of body."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ MESHES = [
     pytest.param({"tp": 1, "pp": 2}, id="tp1-pp2"),
     pytest.param({"tp": 1, "pp": 4}, id="tp1-pp4"),
     pytest.param({"tp": 2, "pp": 2}, id="tp2-pp2"),
+    pytest.param({"tp": 2, "pp": 3, "layers_per_stage": (1, 2, 1)}, id="tp2-pp1+2+1"),
 ]
 
 
@@ -34,7 +36,7 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / kind for kind in KINDS]
 
 
-def built_parameters(folders: list[Path], degrees: dict[str, int]) -> list[tuple[int, int]] | None:
+def built_parameters(folders: list[Path], degrees: dict[str, Any]) -> list[tuple[int, int]] | None:
     """Return the parameters of each teacher's body and vision side on this rank; None on the student's."""
     install_cpu_shims()
     mesh = MeshSpec(name="teacher", **degrees)
@@ -56,7 +58,7 @@ def num_parameters(module: torch.nn.Module | None) -> int:
 @pytest.mark.distributed
 @pytest.mark.parametrize("degrees", MESHES)
 def test_every_rank_of_the_teacher_has_as_many_parameters_as_counted(
-    degrees: dict[str, int], rank_pool: RankPool, teachers: list[Path], tiny_folders: dict[str, Path]
+    degrees: dict[str, Any], rank_pool: RankPool, teachers: list[Path], tiny_folders: dict[str, Path]
 ) -> None:
     mesh = MeshSpec(name="teacher", **degrees)
     built = rank_pool.run(built_parameters, mesh.size + 1, teachers, degrees)
@@ -66,7 +68,7 @@ def test_every_rank_of_the_teacher_has_as_many_parameters_as_counted(
         vision = vision_parameters(models_in_folders(config).teacher.model)
         for rank in mesh.ranks:
             stage = mesh.coordinate_of(rank).pp
-            body = teacher_body_parameters(spec, tp=mesh.tp, pp=mesh.pp, stage=stage)
+            body = teacher_body_parameters(spec, mesh, stage=stage)
             assert built[rank][number] == (body, vision if stage == 0 else 0), (folder.name, rank)
 
 
