@@ -9,6 +9,7 @@ from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibr
 from genrecal_mcore.models.student import (
     add_lora,
     check_student_folder,
+    checkpoint_layers,
     learn_all_but_vision_encoder,
     load_student,
     merge_lora,
@@ -25,6 +26,7 @@ __all__ = [
     "TeacherStage",
     "add_lora",
     "check_student_folder",
+    "checkpoint_layers",
     "initialise_recalibrator",
     "learn_all_but_vision_encoder",
     "load_student",

@@ -107,6 +107,15 @@ def learn_all_but_vision_encoder(model: PreTrainedModel) -> None:
         module.requires_grad_(False)
 
 
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let the decoder layers be computed again in the backward pass, in place."""
+    body = model.model.language_model
+    body.activation_checkpointing_enable()
+    # It also makes embeddings ask for gradients, for reentrant checkpointing, which this is not. Asked of the
+    # whole model it would do so to the patches too, and keep a graph of the frozen vision tower.
+    body.disable_input_require_grads()
+
+
 def student_embeddings(
     model: PreTrainedModel,
     input_ids: torch.Tensor,

@@ -15,6 +15,7 @@ from genrecal_mcore.config import RunConfig, load_run_config
 from genrecal_mcore.models import (
     Recalibrator,
     add_lora,
+    checkpoint_layers,
     initialise_recalibrator,
     learn_all_but_vision_encoder,
     load_student,
@@ -168,7 +169,7 @@ def set_modes(module: StudentModule, config: RunConfig) -> None:
     if module.recalibrator is not None:
         module.recalibrator.train()
     if config.train.gradient_checkpointing and module.stage.student_learns != "nothing":
-        module.student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(module.student)
 
 
 def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -> StudentModule:
