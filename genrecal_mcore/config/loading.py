@@ -74,7 +74,12 @@ def write_run_config(config: RunConfig, path: Path) -> None:
 
 def contradictions(config: RunConfig) -> list[str]:
     """Return what is wrong with a configuration whose keys are right one by one."""
-    return [*_teacher_contradictions(config), *_start_contradictions(config), *_number_contradictions(config)]
+    return [
+        *_teacher_contradictions(config),
+        *_start_contradictions(config),
+        *_number_contradictions(config),
+        *_memory_contradictions(config),
+    ]
 
 
 def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
@@ -118,6 +123,17 @@ def _number_contradictions(config: RunConfig) -> Iterator[str]:
             f"({config.data.max_tokens}), so the longest sample would fit no microbatch; raise the one or "
             "lower the other"
         )
+
+
+def _memory_contradictions(config: RunConfig) -> Iterator[str]:
+    checkpointed = config.train.checkpointed_layers
+    if checkpointed is None:
+        return
+    label = f"train.checkpointed_layers is {checkpointed}"
+    if not config.train.gradient_checkpointing:
+        yield f"{label}, but train.gradient_checkpointing is false; remove one of them"
+    if config.stage == 1:
+        yield f"{label}, but in stage 1 the student does not learn and keeps no activations; remove it"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

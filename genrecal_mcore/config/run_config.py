@@ -75,12 +75,22 @@ class TrainConfig(_Section):
     """AdamW's decoupled weight decay."""
     gradient_checkpointing: bool = True
     """Computes the student's activations again in the backward pass instead of keeping them."""
+    checkpointed_layers: int | None = Field(default=None, ge=1)
+    """Of the student's decoder layers, how many are computed again, the first ones; all if left out. Fewer
+    are faster, where there is memory for what the others keep.
+    """
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the student's computation and frozen weights; what learns is kept in float32."""
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints to keep."""
+
+    def num_checkpointed(self, num_layers: int) -> int:
+        """Return how many decoder layers of a student that learns are computed again, of `num_layers`."""
+        if not self.gradient_checkpointing:
+            return 0
+        return num_layers if self.checkpointed_layers is None else self.checkpointed_layers
 
 
 class TransferConfig(_Section):

@@ -107,13 +107,18 @@ def learn_all_but_vision_encoder(model: PreTrainedModel) -> None:
         module.requires_grad_(False)
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Let the decoder layers be computed again in the backward pass, in place."""
+def checkpoint_layers(model: PreTrainedModel, *, num_layers: int) -> None:
+    """Let the first `num_layers` decoder layers be computed again in the backward pass, in place.
+
+    The first ones: when their turn comes, the last ones have let go of what they kept.
+    """
     body = model.model.language_model
     body.activation_checkpointing_enable()
     # It also makes embeddings ask for gradients, for reentrant checkpointing, which this is not. Asked of the
     # whole model it would do so to the patches too, and keep a graph of the frozen vision tower.
     body.disable_input_require_grads()
+    for layer in body.layers[num_layers:]:
+        layer.gradient_checkpointing = False
 
 
 def student_embeddings(

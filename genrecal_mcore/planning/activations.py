@@ -55,16 +55,16 @@ def backward_bytes_per_token(shape: DecoderShape, *, element_size: int) -> int:
 
 
 def body_bytes_per_token(
-    shape: DecoderShape, *, element_size: int, saved_by_layer: int, gradient_checkpointing: bool
+    shape: DecoderShape, *, element_size: int, saved_by_layer: int, checkpointed_layers: int
 ) -> int:
     """Return what a body that learns has kept at the end of its forward pass.
 
-    L layers of `saved_bytes_per_token`, or with checkpointing each layer's input, eh. The final norm, the
+    The input, eh, of each checkpointed layer, and `saved_bytes_per_token` of the others. The final norm, the
     embeddings and z add (4 + 3e) h.
     """
     h, e = shape.hidden_size, element_size
-    layer = e * h if gradient_checkpointing else saved_by_layer
-    return shape.num_layers * layer + (FP32_SIZE + 3 * e) * h
+    layers = checkpointed_layers * e * h + (shape.num_layers - checkpointed_layers) * saved_by_layer
+    return layers + (FP32_SIZE + 3 * e) * h
 
 
 def recalibrator_bytes_per_token(

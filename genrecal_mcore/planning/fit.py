@@ -44,6 +44,8 @@ def remedies(part: Part, config: RunConfig) -> Iterator[str]:
     if part == Part.ACTIVATIONS:
         if config.stage != 1 and not config.train.gradient_checkpointing:
             yield "set train.gradient_checkpointing to true"
+        if config.train.checkpointed_layers is not None:
+            yield "leave out train.checkpointed_layers"
         if config.most_unit_tokens > config.data.max_tokens:
             yield f"lower {_unit_key(config)}"
         yield "lower data.max_tokens"

@@ -39,7 +39,7 @@ def student_activations(config: RunConfig, shapes: StudentShapes) -> int:
     Pixels stay until the unit is done. Otherwise the largest counts of what comes one after the other: the
     vision tower, which only runs forward, before anything is kept; the body where it only runs forward;
     backward through the Recalibrator, with all that was kept; backward through the body's layers, one at a
-    time computed again under gradient checkpointing.
+    time computed again where all are: otherwise a layer that kept all has let go of it before.
     """
     stage, size = stage_of(config), shapes.element_size
     backward = backward_bytes_per_token(shapes.body, element_size=size)
@@ -55,17 +55,17 @@ def student_activations(config: RunConfig, shapes: StudentShapes) -> int:
 
 def body_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> tuple[int, int]:
     """Return what a student that learns keeps for a token, and what it computes again at one time."""
-    size, checkpointing = shapes.element_size, config.train.gradient_checkpointing
-    learns = _LEARNS[stage.student_learns]
+    size, learns = shapes.element_size, _LEARNS[stage.student_learns]
+    checkpointed = config.train.num_checkpointed(shapes.body.num_layers)
     layer = saved_bytes_per_token(shapes.body, element_size=size, learns=learns, lora=config.student.lora)
     kept = body_bytes_per_token(
-        shapes.body, element_size=size, saved_by_layer=layer, gradient_checkpointing=checkpointing
+        shapes.body, element_size=size, saved_by_layer=layer, checkpointed_layers=checkpointed
     )
     if learns == "all":
         kept += projector_bytes_per_token(
             shapes.vision, element_size=size, hidden_size=shapes.body.hidden_size
         )
-    return kept, layer if checkpointing else 0
+    return kept, layer if checkpointed == shapes.body.num_layers else 0
 
 
 def recalibrated_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> int:

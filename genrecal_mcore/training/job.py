@@ -27,7 +27,9 @@ from genrecal_mcore.data import (
     sample_order,
     write_skipped,
 )
+from genrecal_mcore.layouts import open_checkpoint
 from genrecal_mcore.models import check_student_folder
+from genrecal_mcore.native import model_config
 from genrecal_mcore.observability import set_up_logging, versions_text
 from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
 from genrecal_mcore.status import RankStatus, StatusRecord, status_path
@@ -72,6 +74,7 @@ class Job:
 def check_inputs(config: RunConfig, layout: Layout) -> None:
     """Raise `ValueError` for checkpoints that are damaged or that the mesh cannot hold."""
     check_student_folder(config.student.checkpoint)
+    check_checkpointed_layers(config)
     if config.teacher is not None and layout.teacher is not None:
         spec = validate_teacher_folder(config.teacher.checkpoint).language
         mesh = layout.teacher
@@ -79,6 +82,20 @@ def check_inputs(config: RunConfig, layout: Layout) -> None:
     if config.init_from is not None and latest_checkpoint(config.init_from) is None:
         raise ValueError(
             f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"
+        )
+
+
+def check_checkpointed_layers(config: RunConfig) -> None:
+    """Raise `ValueError` when more layers are to be computed again than the student has."""
+    checkpointed = config.train.checkpointed_layers
+    if checkpointed is None:
+        return
+    student = open_checkpoint(config.student.checkpoint)
+    num_layers = model_config(student.config, student.family).get_text_config().num_hidden_layers
+    if checkpointed > num_layers:
+        raise ValueError(
+            f"train.checkpointed_layers is {checkpointed}, but the student in {config.student.checkpoint} "
+            f"has {num_layers} decoder layers; lower it, or leave it out to compute all of them again"
         )
 
 

@@ -169,7 +169,8 @@ def set_modes(module: StudentModule, config: RunConfig) -> None:
     if module.recalibrator is not None:
         module.recalibrator.train()
     if config.train.gradient_checkpointing and module.stage.student_learns != "nothing":
-        checkpoint_layers(module.student)
+        num_layers = len(module.student.model.language_model.layers)
+        checkpoint_layers(module.student, num_layers=config.train.num_checkpointed(num_layers))
 
 
 def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -> StudentModule:

@@ -118,6 +118,14 @@ def test_a_student_without_whole_weights(
     assert not (tmp_path / "run").exists()
 
 
+def test_more_checkpointed_layers_than_the_student_has(
+    refused: Refused, tiny_folders: dict[str, Path]
+) -> None:
+    student = tiny_folders["student"]
+    message = refused(*ALONE, "train.checkpointed_layers=5", world_size=1)
+    assert f"train.checkpointed_layers is 5, but the student in {student} has 4 decoder layers" in message
+
+
 def broken_data(folders: dict[str, Path], tmp_path: Path, edit: Callable[[list[str]], None]) -> str:
     """Return an override that names a copy of the data whose lines `edit` changed."""
     lines = folders["data"].read_text().splitlines()

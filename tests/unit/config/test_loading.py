@@ -103,6 +103,11 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             ["mesh.teacher.layers_per_stage=[4, 0]"],
             "mesh.teacher.layers_per_stage.1: input should be greater than or equal to 1, found 0",
         ),
+        (
+            ["stage=2", "train.checkpointed_layers=3", "train.gradient_checkpointing=false"],
+            "train.checkpointed_layers is 3, but train.gradient_checkpointing is false; remove one of them",
+        ),
+        (["train.checkpointed_layers=3"], "train.checkpointed_layers is 3, but in stage 1 the student does"),
         (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
     ],
 )

@@ -1,6 +1,7 @@
 """Formulas against what autograd saves, tensor by tensor, and estimates against what is alive at once."""
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -154,13 +155,22 @@ def module_with_computed_dtypes(config: RunConfig) -> nn.Module:
     return module
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("gradient_checkpointing", [False, True], ids=["keeps", "checkpoints"])
+RECOMPUTATION = {
+    "keeps": {"gradient_checkpointing": False},
+    "checkpoints": {},
+    "checkpoints 2 of 6": {"checkpointed_layers": 2},
+    "checkpoints 5 of 6": {"checkpointed_layers": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("stage", "recomputation"), [(1, "checkpoints"), *product((2, 3), RECOMPUTATION)], ids=str
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_estimate_is_above_what_a_student_rank_holds_and_not_far(
-    dtype: str, gradient_checkpointing: bool, stage: int, folders: dict[str, Path]
+    dtype: str, stage: int, recomputation: str, folders: dict[str, Path]
 ) -> None:
-    train = {"dtype": dtype, "gradient_checkpointing": gradient_checkpointing, "micro_batch_size": 2}
+    train = {"dtype": dtype, "micro_batch_size": 2, **RECOMPUTATION[recomputation]}
     config = run_of_stage(
         folders, stage, train=train, data={"max_tokens": NUM_TOKENS}, loss={"memory_budget_mib": 1}
     )

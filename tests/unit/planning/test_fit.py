@@ -55,6 +55,7 @@ def test_every_kind_of_rank_that_does_not_fit_is_named() -> None:
             {"gradient_checkpointing": False, "micro_batch_size": 2},
             ": lower train.micro",
         ),
+        (Part.ACTIVATIONS, 2, {"checkpointed_layers": 3}, "leave out train.checkpointed_layers or"),
         (Part.ACTIVATIONS, 3, {"micro_batch_size": 1}, ": lower data.max_tokens"),
         (Part.WHOLE_GRADIENTS, 3, {"accumulation_steps": 8}, "all in one microbatch"),
         (Part.WHOLE_GRADIENTS, 3, {"accumulation_steps": 1}, "take a smaller model or a larger GPU"),
