@@ -4,7 +4,7 @@ plans.
 Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
 """
 
-from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, write_skipped
+from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, count_reasons, write_skipped
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader
 from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
@@ -35,6 +35,7 @@ __all__ = [
     "VisionInputs",
     "batch_shape",
     "build_index",
+    "count_reasons",
     "load_processor",
     "load_processors",
     "payload_rows",

@@ -7,7 +7,7 @@ Each rank checks a share; the results are merged, so that all ranks hold the sam
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -104,6 +104,12 @@ def write_skipped(path: Path, index: SampleIndex) -> None:
     path.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in index.skipped), encoding="utf-8")
 
 
+def count_reasons(reasons: Iterable[str]) -> str:
+    """Return the commonest reasons with how often each occurs, whatever names and numbers they hold."""
+    kinds = Counter(re.sub(r"\d+", "N", reason.partition(":")[0]) for reason in reasons)
+    return "; ".join(f"{count} x {kind}" for kind, count in kinds.most_common(5))
+
+
 def _check(
     data: DataConfig,
     processors: Mapping[str, ModelProcessor | None],
@@ -169,10 +175,7 @@ def _refuse_too_many(skipped: Sequence[SkippedSample], num_records: int, max_sha
     if not num_records:
         raise ValueError("data.sources hold no samples; name files with at least one")
     if num_records == len(skipped) or len(skipped) > max_share * num_records:
-        # Names and numbers differ from sample to sample, what is wrong does not.
-        kinds = (re.sub(r"\d+", "N", entry.reason.partition(":")[0]) for entry in skipped)
-        reasons = Counter(kinds).most_common(5)
-        counts = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        counts = count_reasons(entry.reason for entry in skipped)
         first = ", ".join(f"{entry.source} number {entry.number}" for entry in skipped[:3])
         raise ValueError(
             f"{len(skipped)} of {num_records} samples are broken, more than data.max_skipped_share "
