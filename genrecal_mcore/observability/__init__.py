@@ -2,12 +2,13 @@
 
 from genrecal_mcore.observability.logging_setup import set_up_logging, stderr_console
 from genrecal_mcore.observability.metrics import METRIC_FIELDS, MetricsWriter, MetricValue, read_metrics
-from genrecal_mcore.observability.progress import ProgressLine
+from genrecal_mcore.observability.progress import CountLine, ProgressLine
 from genrecal_mcore.observability.report import EvaluationTable, write_report
 from genrecal_mcore.observability.versions import versions_text
 
 __all__ = [
     "METRIC_FIELDS",
+    "CountLine",
     "EvaluationTable",
     "MetricValue",
     "MetricsWriter",
