@@ -4,8 +4,16 @@ Start with `stages`, then `student_loop` and `teacher_loop`; `run` puts a rank i
 """
 
 from genrecal_mcore.training.ending import EXIT_PREEMPTED, RunPreempted
-from genrecal_mcore.training.export import export_student
+from genrecal_mcore.training.export import export_student, exported_student
 from genrecal_mcore.training.run import train
 from genrecal_mcore.training.stages import Stage, stage_of
 
-__all__ = ["EXIT_PREEMPTED", "RunPreempted", "Stage", "export_student", "stage_of", "train"]
+__all__ = [
+    "EXIT_PREEMPTED",
+    "RunPreempted",
+    "Stage",
+    "export_student",
+    "exported_student",
+    "stage_of",
+    "train",
+]

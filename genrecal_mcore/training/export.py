@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from genrecal_mcore.config import RunConfig, load_run_config
 from genrecal_mcore.layouts import open_checkpoint, published_tensors
 from genrecal_mcore.models import load_student
-from genrecal_mcore.training.student_assembly import apply_result, recalibrator_result
+from genrecal_mcore.training.student_assembly import apply_result, recalibrator_result, result_of
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
@@ -38,6 +38,19 @@ def export_student(run_dir: Path, out: Path) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def exported_student(run_dir: Path) -> Path:
+    """Return the Hugging Face folder of a run's student as its newest checkpoint has it.
+
+    It is in `run_dir/students/`, named after the checkpoint, and written when it is not there yet. Raises
+    `ValueError` when `run_dir` is not a run with a checkpoint.
+    """
+    _config_of(run_dir)
+    out = run_dir / "students" / result_of(run_dir).name
+    if not out.exists():
+        export_student(run_dir, out)
+    return out / "student"
 
 
 def _config_of(run_dir: Path) -> RunConfig:

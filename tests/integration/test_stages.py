@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from genrecal_mcore.models import load_student
 from genrecal_mcore.observability import read_metrics
-from genrecal_mcore.training import export_student
+from genrecal_mcore.training import export_student, exported_student
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
 from genrecal_mcore.training.student_assembly import apply_result, recalibrator_result
 from tests.helpers.closeness import assert_relatively_close
@@ -217,3 +217,15 @@ def test_bfloat16_runs_learn_what_float32_runs_learn(
         assert checkpoint is not None
         kept = read_model_tensors(checkpoint, "")
         assert {tensor.dtype for tensor in kept.values()} == {torch.float32}
+
+
+def test_a_runs_student_is_exported_once_for_its_newest_checkpoint(
+    runs: dict[str, Path], exported: dict[str, Path]
+) -> None:
+    folder = exported_student(runs["stage2"])
+    assert folder.parent.name == f"step_{STEPS:08d}"
+    weights = folder / "model.safetensors"
+    assert weights.read_bytes() == (exported["stage2"] / "student" / "model.safetensors").read_bytes()
+    written = weights.stat().st_mtime_ns
+    assert exported_student(runs["stage2"]) == folder
+    assert weights.stat().st_mtime_ns == written
