@@ -72,7 +72,7 @@ def check_answers(
     answer = question.answer
     if answer is None:
         sample = _sample(question, answer="")
-        (answer,) = generate_answers(model, processor, [sample], batch_size=1, max_new_tokens=MAX_NEW_TOKENS)
+        (answer,) = generate_answers(model, processor, [sample], max_new_tokens=MAX_NEW_TOKENS)
     blank = Image.new("RGB", image.size, (127, 127, 127))
     probe = _probe(processor, _sample(question, answer=answer), [image, blank])
     expected = activations_of(model, probe)

@@ -34,7 +34,7 @@ from prepare_data import (
 from tiny_models import write_student, write_teacher
 
 from genrecal_mcore.data import ModelProcessor, RenderedSample, Sample, Turn, load_processor
-from genrecal_mcore.evaluation import EvaluationSettings, evaluate_model
+from genrecal_mcore.evaluation import BenchmarkFile, EvaluationSettings, evaluate_model
 from genrecal_mcore.models.vision import image_features, scatter_features
 
 BATCH_SIZE = 64
@@ -216,15 +216,11 @@ def main(
     train_language(model, processor, data, budget)
     print(f"{role}: trained in {time.monotonic() - started:.0f} s", flush=True)
     model.save_pretrained(folder)
-    scores = evaluate_model(
-        folder,
-        data_file=data / "heldout.jsonl",
-        images_dir=data / "images",
-        out=out / f"evaluation_{role}",
-        settings=EvaluationSettings(batch_size=100, max_new_tokens=16, overwrite=True),
-    )
-    kinds = ", ".join(f"{kind} {100 * score.accuracy:.1f} %" for kind, score in scores.by_kind.items())
-    print(f"{role}: {100 * scores.accuracy:.1f} % of {scores.num} held-out questions right ({kinds})")
+    heldout = BenchmarkFile.parse(str(data / "heldout.jsonl"), images_dir=data / "images")
+    settings = EvaluationSettings(max_new_tokens=16, overwrite=True)
+    scores = evaluate_model(folder, [heldout], out=out / f"evaluation_{role}", settings=settings)["heldout"]
+    kinds = ", ".join(f"{kind} {100 * t.accuracy:.1f} %" for kind, t in scores.groups["form"].items())
+    print(f"{role}: {100 * scores.all.accuracy:.1f} % of {scores.all.num} held-out questions right ({kinds})")
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _run(command: list[str]) -> None:
 def _evaluate_and_report(state: DemoState) -> None:
     quiet_imports()
     from genrecal_mcore.cli.tables import rich_table
-    from genrecal_mcore.evaluation import EvaluationSettings, evaluate_model, evaluation_table
+    from genrecal_mcore.evaluation import BenchmarkFile, EvaluationSettings, evaluate_model, models_table
     from genrecal_mcore.observability import write_report
     from genrecal_mcore.training import export_student
 
@@ -146,19 +146,18 @@ def _evaluate_and_report(state: DemoState) -> None:
         "student, SFT": out / "export" / "sft" / "student",
         "student, GenRecal": out / "export" / "genrecal" / "student",
     }
+    heldout = BenchmarkFile.parse(str(out / "data" / "heldout.jsonl"), images_dir=out / "data" / "images")
     scores = {}
     for number, (name, folder) in enumerate(models.items()):
-        scores[name] = evaluate_model(
+        of_model = evaluate_model(
             folder,
-            data_file=out / "data" / "heldout.jsonl",
-            images_dir=out / "data" / "images",
+            [heldout],
             out=out / "evaluation" / f"{number}_{folder.parent.name}_{folder.name}",
-            settings=EvaluationSettings(batch_size=100, max_new_tokens=16),
+            settings=EvaluationSettings(max_new_tokens=16),
         )
-    num_questions = scores["teacher"].num
-    table = evaluation_table(
-        scores, caption=f"exact match in % on {num_questions} held-out questions, one seed"
-    )
+        scores[name] = of_model[heldout.name]
+    num_questions = scores["teacher"].all.num
+    table = models_table(scores, caption=f"exact match in % on {num_questions} held-out questions, one seed")
     runs = {name: out / name for name in ("stage1", "stage2", "stage3", "sft_stage2", "sft_stage3")}
     report = write_report(out, runs=runs, table=table, title="GenRecal demo")
     state.console.print(rich_table(table))

@@ -1,33 +1,74 @@
 """`genrecal evaluate`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.cli.quiet import quiet_imports
+
+if TYPE_CHECKING:
+    from genrecal_mcore.evaluation import Ranks
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Hugging Face folder.")],
-    data: Annotated[Path, typer.Option(help="Questions in the LLaVA format.")],
-    images: Annotated[Path, typer.Option(help="Folder of their images.")],
-    out: Annotated[Path, typer.Option(help="Folder for predictions and scores.")],
-    batch_size: Annotated[int, typer.Option(help="Questions asked at once.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 64,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier evaluation.")] = False,
+    model: Annotated[Path, typer.Argument(help="Hugging Face folder, or a run folder: its student.")],
+    benchmark: Annotated[
+        list[str],
+        typer.Option(
+            help="FILE or NAME=FILE, any number of times: .tsv as VLMEvalKit has them, .json or .jsonl in "
+            "the LLaVA format."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for predictions and scores; goes on with what is there.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images named in files; beside each file if left out.")
+    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Most tokens of a batch, answers included: lower it when memory runs out.")
+    ] = 16384,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest answer; what suits the benchmark if left out.")
+    ] = None,
+    num_workers: Annotated[int, typer.Option(help="Threads a rank that decode images ahead.")] = 2,
+    max_skipped_share: Annotated[float, typer.Option(help="Largest share of broken rows to accept.")] = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew what is there.")] = False,
 ) -> None:
-    """Ask a model questions and score its answers by exact match.
+    """Ask a model the questions of benchmarks and score its answers; start it on every rank with torchrun.
 
-    Example: genrecal evaluate examples/demo/student_hf --data runs/demo/data/heldout.jsonl
+    Example: genrecal evaluate examples/demo/student_hf --benchmark runs/demo/data/heldout.jsonl
     --images runs/demo/data/images --out runs/demo/evaluation
     """
     quiet_imports()
-    from rich.console import Console
-
+    from genrecal_mcore import evaluation
     from genrecal_mcore.cli.tables import rich_table
-    from genrecal_mcore.evaluation import EvaluationSettings, evaluate_model, evaluation_table
+    from genrecal_mcore.observability import set_up_logging
 
-    settings = EvaluationSettings(batch_size=batch_size, max_new_tokens=max_new_tokens, overwrite=overwrite)
-    scores = evaluate_model(model, data_file=data, images_dir=images, out=out, settings=settings)
-    Console().print(rich_table(evaluation_table({model.name: scores}, caption=f"{scores.num} questions, %")))
+    settings = evaluation.EvaluationSettings(
+        batch_tokens=batch_tokens,
+        max_new_tokens=max_new_tokens,
+        num_workers=num_workers,
+        max_skipped_share=max_skipped_share,
+        overwrite=overwrite,
+    )
+    files = [evaluation.BenchmarkFile.parse(text, images_dir=images) for text in benchmark]
+    with evaluation.joined_ranks() as ranks:
+        set_up_logging(out, rank=ranks.rank, role="evaluation", speaks=ranks.rank == 0)
+        folder = student_folder(model, ranks)
+        scores = evaluation.evaluate_model(folder, files, out=out, settings=settings, ranks=ranks)
+    if ranks.rank == 0:
+        console = table_console()
+        console.print(rich_table(evaluation.scores_table(list(scores.values()))))
+        for sentence in [note for of_benchmark in scores.values() for note in evaluation.notes(of_benchmark)]:
+            console.print(sentence, soft_wrap=True)
+        console.print(f"results: {out}", soft_wrap=True)
+
+
+def student_folder(model: Path, ranks: "Ranks") -> Path:
+    """Return a Hugging Face folder as it is; of a run folder, that of its student, written by rank 0."""
+    if not (model / "config.yaml").is_file():
+        return model
+    from genrecal_mcore.training import exported_student
+
+    return ranks.broadcast_from_first(lambda: exported_student(model))

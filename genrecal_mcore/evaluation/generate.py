@@ -1,42 +1,57 @@
-"""Lets a Hugging Face VLM answer questions: prompts padded on the left, greedy, batched by length.
+"""Lets a Hugging Face VLM answer: prompts padded on the left, greedy, keys and values cached.
 
 The model is used as its receiver will use it, through `generate`; what it was trained with plays no part.
 """
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
 
 from genrecal_mcore.data import ModelProcessor, Sample
+from genrecal_mcore.evaluation.files.conversations import questions_of
+from genrecal_mcore.evaluation.model_inputs import ModelInputs
+from genrecal_mcore.evaluation.question import Answer
 
 
 def generate_answers(
+    model: PreTrainedModel, processor: ModelProcessor, samples: Sequence[Sample], *, max_new_tokens: int
+) -> list[str]:
+    """Return the model's answer to the last question of each sample, all in one batch.
+
+    Earlier turns are given with their true answers.
+    """
+    questions = [[*questions_of(sample, number=1)][-1] for sample in samples]
+    inputs = ModelInputs(processor).batch(questions)
+    return [answer.text for answer in answer_batch(model, processor, inputs, max_new_tokens=max_new_tokens)]
+
+
+def answer_batch(
     model: PreTrainedModel,
     processor: ModelProcessor,
-    samples: Sequence[Sample],
+    inputs: Mapping[str, torch.Tensor],
     *,
-    batch_size: int,
     max_new_tokens: int,
-) -> list[str]:
-    """Return the model's answer to the last question of each sample, in the samples' order.
+) -> list[Answer]:
+    """Return an answer for each prompt of a batch, as `ModelProcessor.collate_prompts` makes it.
 
-    Earlier turns are given with their true answers. Decoding is greedy; whatever else the model's own
-    `generation_config` sets stays. Prompts of like length share a batch, so that little is padding.
+    Decoding is greedy; whatever else the model's own `generation_config` sets stays. Raises `RuntimeError`
+    saying what to lower when the batch does not fit the GPU.
     """
-    prompts = [processor.render_prompt(s.turns, [_size_of(path) for path in s.images]) for s in samples]
-    by_length = sorted(range(len(samples)), key=lambda i: -len(prompts[i]))
     stop_token_ids = stop_tokens(model, processor)
-    answers = [""] * len(samples)
-    for start in range(0, len(samples), batch_size):
-        chosen = by_length[start : start + batch_size]
-        vision = processor.pixels([_open(path) for i in chosen for path in samples[i].images])
-        inputs = processor.collate_prompts([prompts[i] for i in chosen], vision)
+    try:
         new_ids = _generate(model, inputs, stop_token_ids=stop_token_ids, max_new_tokens=max_new_tokens)
-        for i, ids in zip(chosen, new_ids.tolist(), strict=True):
-            answers[i] = processor.decode(_until_stop(ids, stop_token_ids)).strip()
+    except torch.OutOfMemoryError as error:
+        num, length = inputs["input_ids"].shape
+        raise RuntimeError(
+            f"{num} prompts of {length} tokens and {max_new_tokens} for each answer do not fit the GPU's "
+            f"memory; lower --batch-tokens ({error})"
+        ) from None
+    answers = []
+    for ids in new_ids.tolist():
+        ends = [i for i, token_id in enumerate(ids) if token_id in stop_token_ids]
+        text = processor.decode(ids[: ends[0]] if ends else ids).strip()
+        answers.append(Answer(text=text, is_cut=not ends))
     return answers
 
 
@@ -50,7 +65,7 @@ def stop_tokens(model: PreTrainedModel, processor: ModelProcessor) -> frozenset[
 @torch.inference_mode()
 def _generate(
     model: PreTrainedModel,
-    inputs: dict[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor],
     *,
     stop_token_ids: Collection[int],
     max_new_tokens: int,
@@ -72,18 +87,3 @@ def _generate(
         pad_token_id=min(stop_token_ids),
     )
     return ids[:, inputs["input_ids"].shape[1] :]
-
-
-def _until_stop(ids: Sequence[int], stop_token_ids: Collection[int]) -> list[int]:
-    ends = [i for i, token_id in enumerate(ids) if token_id in stop_token_ids]
-    return list(ids[: ends[0]] if ends else ids)
-
-
-def _size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from genrecal_mcore.cli.evaluate import student_folder
+from genrecal_mcore.evaluation import Ranks
 from genrecal_mcore.models import load_student
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training import export_student, exported_student
@@ -227,5 +229,6 @@ def test_a_runs_student_is_exported_once_for_its_newest_checkpoint(
     weights = folder / "model.safetensors"
     assert weights.read_bytes() == (exported["stage2"] / "student" / "model.safetensors").read_bytes()
     written = weights.stat().st_mtime_ns
-    assert exported_student(runs["stage2"]) == folder
+    assert student_folder(runs["stage2"], Ranks()) == folder
     assert weights.stat().st_mtime_ns == written
+    assert student_folder(folder, Ranks()) == folder

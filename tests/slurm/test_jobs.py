@@ -33,7 +33,7 @@ def test_three_chained_jobs_give_the_student_of_plain_torchrun_bit_for_bit(
         "slurm_evaluate.sh",
         RUN=str(runs[3]),
         OUT=str(out),
-        DATA=str(data / "heldout.jsonl"),
+        BENCHMARKS=str(data / "heldout.jsonl"),
         IMAGES=str(data / "images"),
     )
     workplace.wait_for_success(evaluate)
@@ -43,7 +43,7 @@ def test_three_chained_jobs_give_the_student_of_plain_torchrun_bit_for_bit(
         expected, found = load_file(path), load_file(out / "student" / path.name)
         assert expected.keys() == found.keys()
         assert all(expected[name].equal(found[name]) for name in expected)
-    assert (out / "scores").is_dir()
+    assert (out / "scores" / "heldout" / "scores.json").is_file()
     MEASURED.append("student of three chained jobs against that of torchrun: equal bit for bit")
 
 

@@ -1,160 +1,196 @@
+"""Whole evaluations in one process, on tiny models and real images."""
+
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from PIL import Image
-from transformers import AutoModelForImageTextToText
+from safetensors.torch import load_file, save_file
 
-from genrecal_mcore.config import DataSource
-from genrecal_mcore.data import Sample, load_processor
-from genrecal_mcore.data.llava import build_sample, read_source
-from genrecal_mcore.evaluation import (
-    EvaluationSettings,
-    KindScore,
-    Scores,
-    evaluate_model,
-    evaluation_table,
-    generate_answers,
-    questions_of,
-)
-from genrecal_mcore.evaluation.generate import stop_tokens
-from genrecal_mcore.models import (
-    Packing,
-    load_student,
-    student_body,
-    student_embeddings,
-    use_packed_attention,
-)
+from genrecal_mcore.evaluation import BenchmarkFile, BenchmarkScores, EvaluationSettings, evaluate_model
+from tests.helpers.tiny_benchmarks import choice_row, rotated_rows, write_tsv
 from tests.helpers.tiny_data import make_tiny_dataset
 from tests.helpers.tiny_models import make_tiny_model
 
-NUM_SAMPLES = 12
-SETTINGS = EvaluationSettings(batch_size=5, max_new_tokens=6, device="cpu")
+pytestmark = pytest.mark.evaluation
+
+SETTINGS = EvaluationSettings(batch_tokens=700, max_new_tokens=6, num_workers=0, device="cpu")
+BROKEN = {"image": "A" * 80}
 
 
 @pytest.fixture(scope="module")
-def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_dataset(tmp_path_factory.mktemp("data"), NUM_SAMPLES, seed=3)
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), "qwen2_vl", seed=1)
 
 
-@pytest.fixture(scope="module")
-def samples(data_file: Path) -> list[Sample]:
-    source = DataSource(path=data_file, images=data_file.parent / "images")
-    return [build_sample(record, source, number=number) for number, record in read_source(source)]
+def evaluate(model_dir: Path, out: Path, *files: Path | str, **changes: Any) -> dict[str, BenchmarkScores]:
+    parsed = [BenchmarkFile.parse(str(file)) for file in files]
+    return evaluate_model(model_dir, parsed, out=out, settings=replace(SETTINGS, **changes))
 
 
-@pytest.fixture(scope="module", params=["internvl_qwen2", "internvl_llama", "qwen2_vl"])
-def model_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param, seed=1)
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def evaluate(model_dir: Path, data_file: Path, out: Path, *, overwrite: bool = False) -> Scores:
-    settings = replace(SETTINGS, overwrite=overwrite)
-    return evaluate_model(
-        model_dir, data_file=data_file, images_dir=data_file.parent / "images", out=out, settings=settings
-    )
-
-
-def test_answers_do_not_depend_on_the_batch(model_dir: Path, samples: list[Sample]) -> None:
-    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
-    processor = load_processor(model_dir)
-    alone = [generate_answers(model, processor, [s], batch_size=1, max_new_tokens=6)[0] for s in samples]
-    together = generate_answers(model, processor, samples, batch_size=5, max_new_tokens=6)
-    assert together == alone
-    assert len(set(alone)) > NUM_SAMPLES // 2
-
-
-def test_the_first_token_is_the_one_that_training_would_predict(
-    model_dir: Path, samples: list[Sample]
-) -> None:
-    """Prompt, image tokens and positions of generation are those of the training side."""
-    model = AutoModelForImageTextToText.from_pretrained(model_dir).eval()
-    student = load_student(model_dir, dtype=torch.float32).eval()
-    use_packed_attention(student.model.language_model.config)
-    processor = load_processor(model_dir)
-    for sample in samples:
-        images = [Image.open(path).convert("RGB") for path in sample.images]
-        rendered = processor.render(sample, [image.size for image in images])
-        batch = processor.collate([rendered], processor.pixels(images))
-        vision = (batch.vision.pixel_values, batch.vision.image_grid_thw) if batch.vision else (None, None)
-        with torch.inference_mode():
-            embeddings = student_embeddings(student, batch.input_ids, *vision)
-            packing = Packing.of(batch.bounds, embeddings.device)
-            hidden_states = student_body(student, embeddings, batch.position_ids, packing)
-            logits = student.get_output_embeddings()(hidden_states)  # [s, v]
-        predicted = int(logits[rendered.answer_spans[-1][0] - 1].argmax())
-        expected = "" if predicted in stop_tokens(model, processor) else processor.decode([predicted]).strip()
-        assert generate_answers(model, processor, [sample], batch_size=1, max_new_tokens=1) == [expected]
-
-
-def test_each_turn_is_a_question_with_the_true_history_before_it(samples: list[Sample]) -> None:
-    sample = next(s for s in samples if len(s.turns) == 2)
-    first, second = questions_of(sample)
-    assert first.turns == sample.turns[:1]
-    assert second.turns == sample.turns
-    assert first.images == sample.images
-
-
-def test_images_of_later_turns_are_not_shown_early(samples: list[Sample]) -> None:
-    sample = next(s for s in samples if len(s.turns) == 2 and len(s.images) == 2)
-    first, second = sample.turns
-    later = replace(
-        sample,
-        turns=(
-            replace(first, question=first.question.replace("<image>\n", "", 1)),
-            replace(second, question="<image>\nAnd this?"),
-        ),
-    )
-    assert [len(question.images) for question in questions_of(later)] == [1, 2]
-
-
-def test_scores_and_predictions_are_written_for_every_turn(
-    model_dir: Path, data_file: Path, samples: list[Sample], tmp_path: Path
-) -> None:
-    scores = evaluate(model_dir, data_file, tmp_path / "out")
-    written = json.loads((tmp_path / "out" / "scores.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
-    assert scores.num == written["num"] == len(lines) == sum(len(s.turns) for s in samples)
-    assert [(line["id"], line["turn"]) for line in lines] == [
-        (s.id, t) for s in samples for t in range(len(s.turns))
+def test_every_turn_of_conversations_is_asked_and_scored(model_dir: Path, tmp_path: Path) -> None:
+    data_file = make_tiny_dataset(tmp_path / "data", 12, seed=3)
+    file = BenchmarkFile(name="tiny", path=data_file, images_dir=data_file.parent / "images")
+    scores = evaluate_model(model_dir, [file], out=tmp_path / "out", settings=SETTINGS)["tiny"]
+    predictions = lines(tmp_path / "out" / "tiny" / "predictions.jsonl")
+    turns = [len(record["conversations"]) // 2 for record in lines(data_file)]
+    assert scores.all.num == len(predictions) == sum(turns)
+    assert [line["index"] for line in predictions[:4]] == [
+        "sample-000",
+        "sample-001:1",
+        "sample-001:2",
+        "sample-002",
     ]
-    assert scores.accuracy == sum(line["is_correct"] for line in lines) / len(lines)
-    assert written["num_skipped_samples"] == 0
+    assert scores.all.num_correct == sum(line["is_correct"] for line in predictions)
+    assert sum(tally.num for tally in scores.groups["form"].values()) == scores.all.num
+    written = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert written["tiny"]["reported"]["value"] == scores.all.accuracy
 
 
-def test_an_existing_folder_is_kept_unless_overwriting_an_evaluation(data_file: Path, tmp_path: Path) -> None:
-    model_dir = make_tiny_model(tmp_path / "model", "qwen2_vl", seed=1)
-    kept = tmp_path / "out" / "kept.txt"
-    kept.parent.mkdir()
-    kept.write_text("mine")
-    for overwrite, message in ((False, "exists; choose another folder"), (True, "is no earlier evaluation")):
-        with pytest.raises(ValueError, match=message):
-            evaluate(model_dir, data_file, kept.parent, overwrite=overwrite)
-    assert kept.read_text() == "mine"
-    evaluate(model_dir, data_file, tmp_path / "other")
-    evaluate(model_dir, data_file, tmp_path / "other", overwrite=True)
+def test_several_benchmarks_are_scored_each_by_its_rule(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    circular = write_tsv(tmp_path / "MMBench_DEV_EN.tsv", [*rotated_rows(1), *rotated_rows(2)])
+    hidden = [choice_row(n) for n in range(3)]
+    for row in hidden:
+        del row["answer"]
+    hidden_file = write_tsv(tmp_path / "MMBench_TEST_EN.tsv", hidden)
+    with caplog.at_level(logging.INFO, logger="genrecal_mcore"):
+        scores = evaluate(model_dir, tmp_path / "out", circular, hidden_file)
+    assert scores["MMBench_DEV_EN"].all.num == 2
+    assert len(lines(tmp_path / "out" / "MMBench_DEV_EN" / "predictions.jsonl")) == 8
+    assert (scores["MMBench_TEST_EN"].reported.value, scores["MMBench_TEST_EN"].num_open) == (None, 3)
+    table = tmp_path / "out" / "MMBench_TEST_EN" / f"{model_dir.name}_MMBench_TEST_EN.tsv"
+    assert table.is_file()
+    assert f"to be judged by the benchmark's own server: {table}" in caplog.text
 
 
-def test_a_folder_without_a_tensor_is_refused(data_file: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
+def test_a_right_and_a_wrong_answer_are_told_apart(model_dir: Path, tmp_path: Path) -> None:
+    """What the model says becomes the true answer of one row and not of the other."""
+    row = choice_row(1, **dict.fromkeys("ABCD", ""), answer="?")
+    path = write_tsv(tmp_path / "RealWorldQA.tsv", [row])
+    evaluate(model_dir, tmp_path / "first", path)
+    (said,) = lines(tmp_path / "first" / "RealWorldQA" / "predictions.jsonl")
+    write_tsv(path, [row | {"answer": said["prediction"]}, row | {"index": 2}])
+    scores = evaluate(model_dir, tmp_path / "second", path)["RealWorldQA"]
+    assert (scores.all.num, scores.all.num_correct, scores.reported.value) == (2, 1, 0.5)
 
+
+def test_a_broken_image_is_left_out_listed_and_counted(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1), choice_row(2, **BROKEN), choice_row(3)])
+    scores = evaluate(model_dir, tmp_path / "out", path, max_skipped_share=0.5)["MMStar"]
+    assert (scores.all.num, scores.num_left_out) == (2, 1)
+    (row,) = lines(tmp_path / "out" / "MMStar" / "left_out.jsonl")
+    assert (row["index"], row["number"]) == ("2", 2)
+    assert "image 1 of the row cannot be read" in row["reason"]
+
+
+def test_too_many_broken_rows_end_it_before_anything_is_written(model_dir: Path, tmp_path: Path) -> None:
+    good = write_tsv(tmp_path / "AI2D_TEST.tsv", [choice_row(1)])
+    bad = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1), choice_row(2, **BROKEN)])
+    with pytest.raises(
+        ValueError, match=r"MMStar\.tsv: 1 of 2 rows are broken, .* row 2 \(index '2'\): image 1"
+    ):
+        evaluate(model_dir, tmp_path / "out", good, bad)
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_on_disk_are_not_asked_for_again(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(n) for n in range(8)])
+    evaluate(model_dir, tmp_path / "out", path)
+    part = tmp_path / "out" / "MMStar" / "parts" / "rank_000.jsonl"
+    first, *others = part.read_text().splitlines(keepends=True)
+    assert others
+    answers = json.loads(first)["answers"]
+    marked = {index: {"text": "mine", "is_cut": False} for index in answers}
+    part.write_text(json.dumps({"batch": 0, "answers": marked}) + "\n")
+    evaluate(model_dir, tmp_path / "out", path)
+    assert part.read_text().splitlines(keepends=True)[1:] == others
+    said = {
+        line["index"]: line["prediction"] for line in lines(tmp_path / "out" / "MMStar" / "predictions.jsonl")
+    }
+    assert {index for index, text in said.items() if text == "mine"} == set(answers)
+
+
+def test_answers_of_another_plan_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(n) for n in range(8)])
+    evaluate(model_dir, tmp_path / "out", path)
+    part = tmp_path / "out" / "MMStar" / "parts" / "rank_000.jsonl"
+    record = json.loads(part.read_text().splitlines()[0])
+    for number in (1, 999):
+        part.write_text(json.dumps(record | {"batch": number}) + "\n")
+        with pytest.raises(ValueError, match=rf"batch {number} was \[.* and is \[.*begin anew"):
+            evaluate(model_dir, tmp_path / "out", path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_new_tokens": 5}, "max_new_tokens was 6 and is 5"),
+        ({"batch_tokens": 800}, "batch_tokens was 700 and is 800"),
+    ],
+)
+def test_other_settings_do_not_go_on(
+    changes: dict[str, int], message: str, model_dir: Path, tmp_path: Path
+) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1)])
+    evaluate(model_dir, tmp_path / "out", path)
+    with pytest.raises(ValueError, match=message):
+        evaluate(model_dir, tmp_path / "out", path, **changes)
+    evaluate(model_dir, tmp_path / "out", path, overwrite=True, **changes)
+
+
+def test_another_model_or_file_does_not_go_on(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1)])
+    evaluate(model_dir, tmp_path / "out", path)
+    other = make_tiny_model(tmp_path / "other", "qwen2_vl", seed=2)
+    with pytest.raises(ValueError, match=r"model was '\w{64}' and is '\w{64}'"):
+        evaluate(other, tmp_path / "out", path)
+    write_tsv(path, [choice_row(2)])
+    with pytest.raises(ValueError, match=r"file was .* questions was"):
+        evaluate(model_dir, tmp_path / "out", path)
+
+
+def test_threads_that_decode_ahead_change_nothing(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(n) for n in range(8)])
+    for num_workers in (0, 3):
+        evaluate(model_dir, tmp_path / str(num_workers), path, num_workers=num_workers)
+    alone, ahead = (tmp_path / str(n) / "MMStar" / "predictions.jsonl" for n in (0, 3))
+    assert alone.read_bytes() == ahead.read_bytes()
+
+
+def test_two_files_of_one_name_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1)])
+    with pytest.raises(ValueError, match="two files are called 'MMStar'; give one a name"):
+        evaluate(model_dir, tmp_path / "out", path, f"MMStar={path}")
+
+
+def test_a_folder_without_a_tensor_is_refused(tmp_path: Path) -> None:
     model_dir = make_tiny_model(tmp_path / "model", "qwen2_vl", seed=1)
     weights = load_file(model_dir / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, model_dir / "model.safetensors", metadata={"format": "pt"})
+    path = write_tsv(tmp_path / "MMStar.tsv", [choice_row(1)])
     with pytest.raises(
         ValueError, match=r"lacks 1 tensors of Qwen2VLForConditionalGeneration, e\.g\. .*norm"
     ):
-        evaluate(model_dir, data_file, tmp_path / "out")
+        evaluate(model_dir, tmp_path / "out", path)
 
 
-def test_table_shows_percent_and_a_dash_for_a_kind_that_was_not_asked() -> None:
-    one = Scores(num=8, accuracy=0.625, by_kind={"yes_no": KindScore(num=8, num_correct=5)})
-    two = Scores(
-        num=3, accuracy=1.0, by_kind={k: KindScore(num=3, num_correct=3) for k in ("other", "chart")}
-    )
-    table = evaluation_table({"Teacher": one, "Student": two}, caption="Of 11 questions.")
-    assert table.columns == ("Model", "all", "other", "yes_no", "chart")
-    assert table.rows == (("Teacher", "62.5", "-", "62.5", "-"), ("Student", "100.0", "100.0", "-", "100.0"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_tokens": 0}, "--batch-tokens must be at least 1, found 0"),
+        ({"num_workers": -1}, "--num-workers must be at least 0, found -1"),
+        ({"max_skipped_share": 1.5}, "--max-skipped-share must be in 0 to 1, found 1.5"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **changes)
