@@ -12,12 +12,14 @@ from genrecal_mcore.status.rank_status import (
     status_path,
     unrecorded_status,
 )
+from genrecal_mcore.status.unit import Unit
 
 __all__ = [
     "Activity",
     "Explanation",
     "RankStatus",
     "StatusRecord",
+    "Unit",
     "explain_run",
     "read_statuses",
     "status_path",

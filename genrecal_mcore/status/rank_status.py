@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from genrecal_mcore.status.unit import Unit
+
 RECORD_BYTES = 2048
 MAX_END_CHARACTERS = 400
 
@@ -47,6 +49,8 @@ class StatusRecord:
     step: int | None = None
     """None before the first step."""
     microbatch: int | None = None
+    student_rank: int | None = None
+    """Whose microbatch it is."""
     doing: str = "starts"
     waiting_on: str | None = None
     """Who it waits for; None while it computes."""
@@ -76,18 +80,10 @@ class RankStatus:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         self._write()
 
-    def at(
-        self,
-        doing: str,
-        activity: Activity = Activity.OTHER,
-        *,
-        step: int | None = None,
-        microbatch: int | None = None,
-    ) -> None:
-        """Say what this rank begins to do; step and microbatch stay as they were where none is given."""
-        step = self.record.step if step is None else step
-        microbatch = self.record.microbatch if microbatch is None else microbatch
-        self._set(activity, doing=doing, step=step, microbatch=microbatch, waiting_on=None)
+    def at(self, doing: str, activity: Activity = Activity.OTHER, unit: Unit | None = None) -> None:
+        """Say what this rank begins to do; the unit stays as it was where none is given."""
+        where = {} if unit is None else asdict(unit)
+        self._set(activity, replace(self.record, doing=doing, waiting_on=None, **where))
 
     def seconds(self) -> dict[Activity, float]:
         """Return what this rank's time went into so far."""
@@ -95,21 +91,15 @@ class RankStatus:
         return dict(self._seconds)
 
     @contextmanager
-    def waiting(self, whom: str, *, step: int, microbatch: int) -> Iterator[None]:
+    def waiting(self, whom: str, unit: Unit) -> Iterator[None]:
         """Say whom this rank waits for; when the wait is over, what was said before holds again.
 
         When it fails, the record stays: it is what a reader wants to see.
         """
         before, activity = self.record, self._activity
-        self._set(Activity.WAIT, doing="waits", step=step, microbatch=microbatch, waiting_on=whom)
+        self._set(Activity.WAIT, replace(before, doing="waits", waiting_on=whom, **asdict(unit)))
         yield
-        self._set(
-            activity,
-            doing=before.doing,
-            step=before.step,
-            microbatch=before.microbatch,
-            waiting_on=before.waiting_on,
-        )
+        self._set(activity, before)
 
     def ends(self, how: str) -> None:
         """Say how this rank ended; the first word stands."""
@@ -121,10 +111,10 @@ class RankStatus:
         """Close the file."""
         os.close(self._file)
 
-    def _set(self, activity: Activity, **changes: str | int | None) -> None:
+    def _set(self, activity: Activity, record: StatusRecord) -> None:
         self._count(activity)
         seconds = {name.value: round(value, 3) for name, value in self._seconds.items()}
-        self.record = replace(self.record, since=time.time(), seconds=seconds, **changes)  # type: ignore[arg-type]
+        self.record = replace(record, since=time.time(), seconds=seconds)
         self._write()
 
     def _count(self, next_activity: Activity) -> None:

@@ -64,7 +64,7 @@ class PipelineLink:
 
     def _wait(self, work: dist.Work, peer: int, unit: Unit) -> None:
         who = self.topology.layout.who(peer)
-        with self.status.waiting(who, step=unit.step, microbatch=unit.microbatch):
+        with self.status.waiting(who, unit):
             wait_for(work, timeout_s=self.timeout_s, device=self.topology.device)
 
     def _peer(self, step: int) -> int:

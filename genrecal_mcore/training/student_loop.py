@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import seed_unit
-from genrecal_mcore.status import Activity, RankStatus
+from genrecal_mcore.status import Activity, RankStatus, Unit
 from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
@@ -92,7 +92,8 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
     sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
     last = rank.num_microbatches(step) - 1
     for microbatch in range(last + 1):
-        rank.status.at("prepares a unit", Activity.DATA, step=step, microbatch=microbatch)
+        at = Unit(step=step, microbatch=microbatch, student_rank=rank.student_rank)
+        rank.status.at("prepares a unit", Activity.DATA, at)
         unit = next(rank.units)
         rank.status.at("computes, with all student ranks", Activity.COMPUTE)
         seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)

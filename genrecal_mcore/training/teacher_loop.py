@@ -46,7 +46,7 @@ class TeacherRank:
 def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
     """Compute and send the features of all units that a replica serves in steps `[first_step, last_step)`."""
     for unit in units_of_replica(replica, rank.plan, first_step, last_step):
-        rank.status.at("prepares a unit", Activity.DATA, step=unit.step, microbatch=unit.microbatch)
+        rank.status.at("prepares a unit", Activity.DATA, unit)
         batch = load_unit(rank, unit)
         rank.status.at("computes, with its tp ranks", Activity.COMPUTE)
         if rank.teacher.is_first_stage:

@@ -4,11 +4,11 @@ Both sides compute the same plan; a header proves it. Refuses to know models or 
 `route_plan`, then `channel`.
 """
 
+from genrecal_mcore.status import Unit
 from genrecal_mcore.transfer.channel import Edge, FeatureReceiver, FeatureSender, ReceivedUnit
 from genrecal_mcore.transfer.header import HEADER_BYTES, unit_digest
 from genrecal_mcore.transfer.route_plan import (
     RoutePlan,
-    Unit,
     edges,
     owner_of_rows,
     units_of_replica,

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from genrecal_mcore.status import RankStatus
+from genrecal_mcore.status import RankStatus, Unit
 from genrecal_mcore.transfer.header import HEADER_NUM_INTS, Header, check_header, make_header
-from genrecal_mcore.transfer.route_plan import Unit
 from genrecal_mcore.transfer.waiting import TransferError, wait_for
 
 
@@ -220,7 +219,7 @@ def _waiting(end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit) -
     """Record who is waited for while it lasts, and name both ends when it fails."""
     with (
         _naming_both_ends(end, peer_rank, unit),
-        end.status.waiting(end.who(peer_rank), step=unit.step, microbatch=unit.microbatch),
+        end.status.waiting(end.who(peer_rank), unit),
     ):
         yield
 
@@ -235,6 +234,6 @@ def _naming_both_ends(end: FeatureSender | FeatureReceiver, peer_rank: int, unit
         what = "did not come" if isinstance(end, FeatureReceiver) else "were not taken"
         raise TransferError(
             f"{end.who(dist.get_rank())} waited {time.perf_counter() - started:.1f} s for "
-            f"{end.who(peer_rank)}: features of step {unit.step}, microbatch {unit.microbatch}, student "
-            f"{unit.student_rank} {what} ({error}); look at that rank's log first, then at transfer.timeout_s"
+            f"{end.who(peer_rank)}: features of {unit} "
+            f"{what} ({error}); look at that rank's log first, then at transfer.timeout_s"
         ) from error

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 import torch
 
-from genrecal_mcore.transfer.route_plan import Unit
+from genrecal_mcore.status import Unit
 
 MAGIC = 0x47656E526563616C
 """`GenRecal` in ASCII."""

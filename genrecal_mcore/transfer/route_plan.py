@@ -6,14 +6,7 @@ from math import gcd
 
 import torch
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unit:
-    """One microbatch of one student rank in one step: what one transfer carries."""
-
-    step: int
-    microbatch: int
-    student_rank: int
+from genrecal_mcore.status import Unit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from genrecal_mcore.status import (
     Activity,
     RankStatus,
     StatusRecord,
+    Unit,
     explain_run,
     read_statuses,
     status_path,
@@ -23,6 +24,10 @@ STUDENTS = [
 NOW = 1e12
 
 
+def unit_at(step: int, microbatch: int) -> Unit:
+    return Unit(step=step, microbatch=microbatch, student_rank=1)
+
+
 def write(run_dir: Path, record: StatusRecord, *, end: str | None) -> None:
     status = RankStatus(status_path(run_dir, record.rank), record)
     if end is not None:
@@ -33,9 +38,9 @@ def write(run_dir: Path, record: StatusRecord, *, end: str | None) -> None:
 def test_a_record_is_whole_after_every_change_and_short_again_after_a_long_one(tmp_path: Path) -> None:
     path = status_path(tmp_path, 0)
     status = RankStatus(path, TEACHER)
-    status.at("computes", step=12, microbatch=3)
+    status.at("computes", unit=unit_at(12, 3))
     assert json.loads(path.read_text())["step"] == 12
-    with status.waiting("rank 1 (student dp 0)", step=13, microbatch=0):
+    with status.waiting("rank 1 (student dp 0)", unit_at(13, 0)):
         (found,) = read_statuses(tmp_path)
         assert found.describe() == "step 13, microbatch 0: waits for rank 1 (student dp 0)"
     (found,) = read_statuses(tmp_path)
@@ -48,7 +53,7 @@ def test_a_record_is_whole_after_every_change_and_short_again_after_a_long_one(t
 
 def test_what_failed_while_waiting_stays_in_the_record(tmp_path: Path) -> None:
     status = RankStatus(status_path(tmp_path, 0), TEACHER)
-    with pytest.raises(RuntimeError), status.waiting("rank 2 (student dp 1)", step=4, microbatch=1):
+    with pytest.raises(RuntimeError), status.waiting("rank 2 (student dp 1)", unit_at(4, 1)):
         raise RuntimeError
     (found,) = read_statuses(tmp_path)
     assert found.waiting_on == "rank 2 (student dp 1)" and found.step == 4
@@ -106,8 +111,8 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
 
 def test_time_goes_to_the_activity_of_the_moment_and_waits_to_waiting(tmp_path: Path) -> None:
     status = RankStatus(status_path(tmp_path, 0), TEACHER)
-    status.at("prepares", Activity.DATA, step=1, microbatch=0)
-    with status.waiting("rank 1 (student dp 0)", step=1, microbatch=0):
+    status.at("prepares", Activity.DATA, unit_at(1, 0))
+    with status.waiting("rank 1 (student dp 0)", unit_at(1, 0)):
         assert status.seconds()[Activity.WAIT] > 0
     before = status.seconds()
     assert status.seconds()[Activity.DATA] > before[Activity.DATA]
