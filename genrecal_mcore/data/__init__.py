@@ -6,7 +6,7 @@ Refuses to continue with a sample that is not whole. Start with `types`, then `p
 
 from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, count_reasons, write_skipped
 from genrecal_mcore.data.llava import BrokenSample
-from genrecal_mcore.data.loader import UnitLoader
+from genrecal_mcore.data.loader import UnitLoader, UnitSamples, View, start_worker_server, unit_samples
 from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
 from genrecal_mcore.data.payload import payload_rows
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
@@ -32,6 +32,8 @@ __all__ = [
     "SkippedSample",
     "Turn",
     "UnitLoader",
+    "UnitSamples",
+    "View",
     "VisionInputs",
     "batch_shape",
     "build_index",
@@ -43,7 +45,9 @@ __all__ = [
     "sample_order",
     "samples_of_unit",
     "show_step",
+    "start_worker_server",
     "student_path_layout",
     "teacher_path_layout",
+    "unit_samples",
     "write_skipped",
 ]

@@ -13,9 +13,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from genrecal_mcore.config import DataConfig, DataSource
+from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.llava import BrokenSample, build_sample, read_source
 from genrecal_mcore.data.processor import ImageSize, ModelProcessor
 from genrecal_mcore.data.types import Sample
@@ -137,15 +136,10 @@ def _check(
 
 
 def _image_size(path: Path, *, verify: bool) -> ImageSize:
-    try:
-        with Image.open(path) as image:
-            if verify:
-                image.load()
-            return image.size
-    except FileNotFoundError:
-        raise BrokenSample(f"the image {path} does not exist") from None
-    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BrokenSample(f"the image {path} cannot be read: {error}") from None
+    with opened_image(path) as image:
+        if verify:
+            image.load()
+        return image.size
 
 
 def _token_counts(

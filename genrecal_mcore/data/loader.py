@@ -1,55 +1,194 @@
-"""Loads units of work in the tokens of one model."""
+"""Loads the units of one rank ahead of it, in the order in which it asks for them, in processes of its own.
 
-from functools import lru_cache
-from pathlib import Path
+The processes hold processors only. What a unit is made of is sent to them with the request for it, so that
+starting one costs the same for any amount of data.
+"""
 
+import multiprocessing
+import multiprocessing.forkserver
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
+from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.index import SampleIndex
+from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
-from genrecal_mcore.data.processor import ModelProcessor
-from genrecal_mcore.data.types import Microbatch, RenderedSample
+from genrecal_mcore.data.processor import ImageSize, ModelProcessor
+from genrecal_mcore.data.types import Microbatch, Sample
+from genrecal_mcore.status import Unit
 
-RENDERED_CACHE_SIZE = 256
-"""Samples rendered ahead of the one in work are not rendered again."""
+START_METHOD = "forkserver"
+"""Workers are forked from a clean process that has imported this room once.
+
+A worker forked from the rank itself would keep the rank's sockets open after its death, so that peers would
+not notice it, and would inherit CUDA, which cannot be used after a fork, and locks that gloo's and
+tokenizers' threads hold. One that is spawned imports for seconds.
+"""
+UNITS_AHEAD_PER_WORKER = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """How a rank wants to see the samples of its units."""
+
+    processor: ModelProcessor
+    with_pixels: bool
+    """Whether images are decoded."""
+    pad_to_multiple_of: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnitSamples:
+    """The samples of one unit: all that is needed to load it."""
+
+    unit: Unit
+    samples: tuple[Sample, ...]
+    image_sizes: tuple[tuple[ImageSize, ...], ...]
+
+
+def unit_samples(unit: Unit, index: SampleIndex, order: SampleOrder, batch: BatchShape) -> UnitSamples:
+    """Return the samples of a unit."""
+    numbers = samples_of_unit(
+        order, step=unit.step, microbatch=unit.microbatch, student_rank=unit.student_rank, batch=batch
+    )
+    return UnitSamples(
+        unit=unit,
+        samples=tuple(index[number] for number in numbers),
+        image_sizes=tuple(index.facts[number].image_sizes for number in numbers),
+    )
+
+
+def load_unit(planned: UnitSamples, view: View) -> Microbatch:
+    """Return a unit as one view sees it, on the CPU.
+
+    Raises `BrokenSample` naming sample and file when an image is not what it was when the run began.
+    """
+    rendered = [
+        view.processor.render(sample, sizes)
+        for sample, sizes in zip(planned.samples, planned.image_sizes, strict=True)
+    ]
+    vision = None
+    if view.with_pixels:
+        vision = view.processor.pixels([image for sample in planned.samples for image in _images(sample)])
+    return view.processor.collate(rendered, vision, pad_to_multiple_of=view.pad_to_multiple_of)
+
+
+def _images(sample: Sample) -> Iterator[Image.Image]:
+    for path in sample.images:
+        try:
+            with opened_image(path) as image:
+                yield image.convert("RGB")
+        except BrokenSample as error:
+            raise BrokenSample(f"sample {sample.id}: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Loaded:
+    """A unit as it comes from a worker."""
+
+    unit: Unit
+    batches: tuple[Microbatch, ...] = ()
+    error: str | None = None
+    """What a worker raises would come with its traceback in front, which hides what is to be done."""
+
+    def pin_memory(self) -> "_Loaded":
+        """Return the same in page-locked memory; torch's loader calls this."""
+        return replace(self, batches=tuple(batch.pin_memory() for batch in self.batches))
+
+
+class _Units(Dataset[_Loaded]):
+    """Torch's map-style data set, whose index is a `UnitSamples`."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self.views = views
+
+    def __getitem__(self, planned: UnitSamples) -> _Loaded:
+        try:
+            batches = tuple(load_unit(planned, view) for view in self.views)
+        except BrokenSample as error:
+            return _Loaded(unit=planned.unit, error=str(error))
+        return _Loaded(unit=planned.unit, batches=batches)
 
 
 class UnitLoader:
-    """Renders the samples of a unit for one model; holds no position of its own."""
+    """Gives the planned units of a rank one after another; a few are ready ahead. Close it when done."""
 
     def __init__(
-        self, index: SampleIndex, order: SampleOrder, processor: ModelProcessor, batch: BatchShape
+        self, planned: Iterable[UnitSamples], views: Sequence[View], *, num_workers: int, pin_memory: bool
     ) -> None:
-        self.index = index
-        self.order = order
-        self.processor = processor
-        self.batch = batch
-        self._rendered = lru_cache(maxsize=RENDERED_CACHE_SIZE)(self._render)
-
-    def load(
-        self,
-        step: int,
-        microbatch: int,
-        student_rank: int,
-        *,
-        with_pixels: bool,
-        pad_to_multiple_of: int = 1,
-    ) -> Microbatch:
-        """Return a unit as a padded batch on the CPU; images are decoded only `with_pixels`."""
-        numbers = samples_of_unit(
-            self.order, step=step, microbatch=microbatch, student_rank=student_rank, batch=self.batch
+        self._loaded: Iterator[_Loaded] = iter(
+            DataLoader(
+                _Units(views),
+                batch_size=None,
+                sampler=planned,
+                num_workers=num_workers,
+                multiprocessing_context=START_METHOD if num_workers else None,
+                prefetch_factor=UNITS_AHEAD_PER_WORKER if num_workers else None,
+                pin_memory=pin_memory,
+                worker_init_fn=_end_with_the_rank,
+                generator=torch.Generator(),  # nothing draws from it, and nothing from the global one
+            )
         )
-        rendered = [self._rendered(number) for number in numbers]
-        vision = None
-        if with_pixels:
-            paths = [path for number in numbers for path in self.index[number].images]
-            vision = self.processor.pixels([_open(path) for path in paths])
-        return self.processor.collate(rendered, vision, pad_to_multiple_of=pad_to_multiple_of)
 
-    def _render(self, number: int) -> RenderedSample:
-        return self.processor.render(self.index[number], self.index.facts[number].image_sizes)
+    def load(self, unit: Unit) -> tuple[Microbatch, ...]:
+        """Return the next planned unit, which must be `unit`, once for each view.
+
+        Raises `RuntimeError` when it cannot be loaded, or when the worker that loads it has died.
+        """
+        try:
+            loaded = next(self._loaded)
+        except (RuntimeError, EOFError, OSError) as error:
+            # The last two when a worker dies while it hands over.
+            raise RuntimeError(
+                f"the data of {unit} could not be loaded: {error}; a worker process that is gone was mostly "
+                "killed for want of memory: look at the host's kernel log and at the size of /dev/shm, or "
+                "lower data.num_workers, and pass --resume"
+            ) from error
+        assert loaded.unit == unit, f"planned {loaded.unit}, asked for {unit}"
+        if loaded.error is not None:
+            raise RuntimeError(
+                f"the data of {unit} could not be loaded: {loaded.error}; it was whole when the run began: "
+                "bring it back and pass --resume"
+            )
+        return loaded.batches
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._loaded = iter(())  # torch's iterator ends its workers when it goes
+
+    def __enter__(self) -> "UnitLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+def start_worker_server() -> None:
+    """Let this process's fork server import what workers need, while the rank goes on with its setup."""
+    multiprocessing.get_context(START_METHOD).set_forkserver_preload(["genrecal_mcore.data.loader"])
+    multiprocessing.forkserver.ensure_running()
+
+
+def _end_with_the_rank(_: int) -> None:
+    """Let a worker end as soon as its rank has, however it ended.
+
+    Torch's own watch looks at the parent's pid, which is the fork server's; and that lives as long as workers
+    do.
+    """
+    rank = multiprocessing.parent_process()
+    assert rank is not None
+
+    def wait_and_leave() -> None:
+        rank.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_and_leave, daemon=True).start()

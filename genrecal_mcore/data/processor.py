@@ -1,7 +1,7 @@
 """One model's view of the data: its tokenizer, its image processor, its chat format."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -66,6 +66,10 @@ class ModelProcessor:
                 f"{folder}: config.json says image_token_id {configured}, but the tokenizer gives "
                 f"{self.chat.image_token} the id {self.image_token_id}; one file is of another model"
             )
+
+    def __reduce__(self) -> tuple[Callable[[Path], "ModelProcessor"], tuple[Path]]:
+        """Travel to another process as the folder that it came from."""
+        return load_processor, (self.folder,)
 
     @property
     def digest(self) -> str:

@@ -3,12 +3,14 @@
 Nothing here knows a family, a tokenizer or a process group.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 import torch
 
+Change = Callable[[torch.Tensor], torch.Tensor]
 AnswerSpan = tuple[int, int]
 """Half-open token range `[start, end)` of one answer: its text plus the end-of-turn token."""
 
@@ -69,10 +71,10 @@ class VisionInputs:
     features_per_item: tuple[int, ...]
     """Image tokens that each tile (InternVL) or image (Qwen2-VL) yields."""
 
-    def to(self, device: torch.device) -> "VisionInputs":
-        """Return the same pixels on `device`."""
-        grid = self.image_grid_thw.to(device) if self.image_grid_thw is not None else None
-        return replace(self, pixel_values=self.pixel_values.to(device), image_grid_thw=grid)
+    def map(self, change: Change) -> "VisionInputs":
+        """Return the same pixels with each tensor as `change` returns it."""
+        grid = change(self.image_grid_thw) if self.image_grid_thw is not None else None
+        return replace(self, pixel_values=change(self.pixel_values), image_grid_thw=grid)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,10 +104,20 @@ class Microbatch:
         return (*bounds, bounds[-1] + rest) if rest else bounds
 
     def to(self, device: torch.device) -> "Microbatch":
-        """Return the same microbatch with its tensors on `device`."""
+        """Return the same microbatch with its tensors on `device`; from pinned memory the host goes on while
+        they are copied.
+        """
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Microbatch":
+        """Return the same microbatch in page-locked memory, from which a GPU copies by itself."""
+        return self.map(torch.Tensor.pin_memory)
+
+    def map(self, change: Change) -> "Microbatch":
+        """Return the same microbatch with each tensor as `change` returns it."""
         return replace(
             self,
-            input_ids=self.input_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            vision=self.vision.to(device) if self.vision else None,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            vision=self.vision.map(change) if self.vision else None,
         )

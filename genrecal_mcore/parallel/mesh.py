@@ -42,6 +42,11 @@ class MeshSpec:
         return self.tp * self.pp * self.dp
 
     @property
+    def pad_to_multiple_of(self) -> int:
+        """Return what the length of a sequence must be a multiple of: sequence parallelism cuts it evenly."""
+        return self.tp if self.sequence_parallel else 1
+
+    @property
     def ranks(self) -> range:
         """Global ranks of the mesh."""
         return range(self.rank_offset, self.rank_offset + self.size)

@@ -6,6 +6,7 @@ What the rank then does is in `run`.
 import logging
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,11 +21,13 @@ from genrecal_mcore.data import (
     SampleIndex,
     SampleOrder,
     UnitLoader,
+    View,
     batch_shape,
     build_index,
     load_processors,
     num_microbatches,
     sample_order,
+    unit_samples,
     write_skipped,
 )
 from genrecal_mcore.layouts import open_checkpoint
@@ -37,7 +40,7 @@ from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint
 from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.integrity import newest_whole
 from genrecal_mcore.training.stages import Stage, stage_of
-from genrecal_mcore.transfer import edges
+from genrecal_mcore.transfer import Unit, edges
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +63,21 @@ class Job:
     status: RankStatus
     stop: StopRequest
 
-    def loader(self, role: str) -> UnitLoader:
-        """Return a loader of units in the tokens of `role`."""
-        processor = self.processors[role]
+    def view(self, role: str, *, with_pixels: bool) -> View:
+        """Return how `role` sees samples; the teacher's view is padded as its mesh needs it."""
+        processor, teacher = self.processors[role], self.topology.layout.teacher
         assert processor is not None
-        return UnitLoader(self.index, self.order, processor, self.batch)
+        multiple = teacher.pad_to_multiple_of if teacher is not None and role == "teacher" else 1
+        return View(processor=processor, with_pixels=with_pixels, pad_to_multiple_of=multiple)
+
+    def loader(self, planned: Iterable[Unit], *views: View) -> UnitLoader:
+        """Return a loader that has started to load the planned units; to be closed."""
+        return UnitLoader(
+            (unit_samples(unit, self.index, self.order, self.batch) for unit in planned),
+            views,
+            num_workers=self.config.data.num_workers,
+            pin_memory=self.topology.device.type == "cuda",
+        )
 
     def num_microbatches(self, step: int) -> int:
         """Return how many microbatches a step has, the same on every rank."""

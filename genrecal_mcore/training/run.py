@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
+from genrecal_mcore.data import UnitLoader, start_worker_server
 from genrecal_mcore.models import load_teacher_stage
 from genrecal_mcore.parallel import layout_of
 from genrecal_mcore.training.checkpoint import (
@@ -46,9 +47,17 @@ from genrecal_mcore.training.student_assembly import (
 )
 from genrecal_mcore.training.student_feed import StepTokens, StudentFeed, TeacherSide
 from genrecal_mcore.training.student_loop import StudentRank, run_student
-from genrecal_mcore.training.student_module import StudentModule, StudentUnit
+from genrecal_mcore.training.student_module import StudentModule
 from genrecal_mcore.training.teacher_loop import TeacherRank, run_teacher
-from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RoutePlan
+from genrecal_mcore.transfer import (
+    Edge,
+    FeatureReceiver,
+    FeatureSender,
+    RoutePlan,
+    Unit,
+    units_of_replica,
+    units_of_student,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +73,8 @@ def train(config: RunConfig, *, resume: bool, stop_file: Path | None = None) -> 
     layout = layout_of(config.mesh, world_size=world_size)
     check_inputs(config, layout)
     check_run_dir(config, resume=resume)
+    if config.data.num_workers:
+        start_worker_server()
     device = choose_device(config)
     owns_group = start_process_group(config, rank=rank, world_size=world_size, device=device)
     status = set_up_run_dir(config, layout, rank=rank)
@@ -100,23 +111,27 @@ def run_teacher_rank(job: Job) -> None:
     config, topology = job.config, job.topology
     mesh = topology.layout.teacher
     assert mesh is not None and config.teacher is not None and topology.teacher_groups is not None
-    job.status.at("loads the teacher")
-    teacher = load_teacher_stage(
-        config.teacher.checkpoint, mesh, topology.teacher_groups, device=topology.device
-    )
-    dtype = teacher.body.config.params_dtype
-    replica = mesh.coordinate_of(topology.rank).dp
-    rank = TeacherRank(
-        teacher=teacher,
-        loader=job.loader("teacher"),
-        link=PipelineLink(topology, dtype=dtype, timeout_s=config.transfer.timeout_s, status=job.status),
-        sender=feature_sender(job) if teacher.is_last_stage else None,
-        plan=route_plan(job),
-        stage=job.stage,
-        device=topology.device,
-        status=job.status,
-    )
-    run_teacher(rank, replica, first_step=job.first_step, last_step=config.train.steps)
+    at, plan = mesh.coordinate_of(topology.rank), route_plan(job)
+
+    def planned() -> Iterator[Unit]:
+        return units_of_replica(at.dp, plan, job.first_step, config.train.steps)
+
+    with job.loader(planned(), job.view("teacher", with_pixels=at.pp == 0)) as loader:
+        job.status.at("loads the teacher")
+        teacher = load_teacher_stage(
+            config.teacher.checkpoint, mesh, topology.teacher_groups, device=topology.device
+        )
+        dtype = teacher.body.config.params_dtype
+        rank = TeacherRank(
+            teacher=teacher,
+            load=loader.load,
+            link=PipelineLink(topology, dtype=dtype, timeout_s=config.transfer.timeout_s, status=job.status),
+            sender=feature_sender(job) if teacher.is_last_stage else None,
+            stage=job.stage,
+            device=topology.device,
+            status=job.status,
+        )
+        run_teacher(rank, planned())
 
 
 def feature_sender(job: Job) -> FeatureSender:
@@ -161,22 +176,42 @@ def feature_receiver(job: Job, module: StudentModule) -> FeatureReceiver:
 
 def run_student_rank(job: Job) -> None:
     """Build the student side, go on from a checkpoint if there is one, and run the student loop."""
-    rank = build_student_rank(job)
-    try:
-        run_student(rank, job.config, first_step=job.first_step)
-    finally:
-        rank.recorder.close()
-        rank.checkpoints.close()
+    with student_loader(job) as loader:
+        rank = build_student_rank(job, loader)
+        try:
+            run_student(rank, job.config, first_step=job.first_step)
+        finally:
+            rank.recorder.close()
+            rank.checkpoints.close()
 
 
-def build_student_rank(job: Job) -> StudentRank:
+def planned_units(job: Job) -> Iterator[Unit]:
+    """Yield this student rank's units from the job's first step to the last."""
+    assert job.topology.student_group is not None
+    return units_of_student(
+        job.topology.student_group.rank(),
+        num_microbatches=job.num_microbatches,
+        first_step=job.first_step,
+        last_step=job.config.train.steps,
+    )
+
+
+def student_loader(job: Job) -> UnitLoader:
+    """Return the loader of this student rank's units: with pixels, and in the teacher's tokens without."""
+    views = [job.view("student", with_pixels=True)]
+    if job.stage.has_teacher:
+        views.append(job.view("teacher", with_pixels=False))
+    return job.loader(planned_units(job), *views)
+
+
+def build_student_rank(job: Job, loader: UnitLoader) -> StudentRank:
     """Return everything that the student loop works with, at the job's first step (collective)."""
     config, group = job.config, job.topology.student_group
     assert group is not None and job.topology.checkpoint_group is not None
     job.status.at("loads the student")
     module = build_student_module(config, device=job.topology.device)
     log_parameters(module, job.stage)
-    feed = student_feed(job, module)
+    feed = student_feed(job, module, loader)
     shard_(module, config, group)
     optimizer = build_optimizer(trainable_parameters(module), config.train)
     digests = input_digests(config)
@@ -188,7 +223,7 @@ def build_student_rank(job: Job) -> StudentRank:
     return StudentRank(
         module=module,
         optimizer=optimizer,
-        units=student_units(job, feed),
+        units=feed.units(planned_units(job), prefetch=config.transfer.prefetch),
         num_microbatches=job.num_microbatches,
         recorder=step_recorder(job, feed),
         save=lambda steps_done: writer.save(
@@ -198,19 +233,6 @@ def build_student_rank(job: Job) -> StudentRank:
         is_asked_to_stop=lambda: job.stop.all_reduce_is_made(group, job.topology.device),
         status=job.status,
         student_rank=group.rank(),
-    )
-
-
-def student_units(job: Job, feed: StudentFeed) -> Iterator[StudentUnit]:
-    """Return this rank's units from the job's first step to the last."""
-    config, group = job.config, job.topology.student_group
-    assert group is not None
-    return feed.units(
-        group.rank(),
-        num_microbatches=job.num_microbatches,
-        first_step=job.first_step,
-        last_step=config.train.steps,
-        prefetch=config.transfer.prefetch,
     )
 
 
@@ -231,21 +253,19 @@ def step_recorder(job: Job, feed: StudentFeed) -> StepRecorder:
     return recorder
 
 
-def student_feed(job: Job, module: StudentModule) -> StudentFeed:
+def student_feed(job: Job, module: StudentModule, loader: UnitLoader) -> StudentFeed:
     """Return the source of this rank's units."""
-    layout = job.topology.layout
+    mesh = job.topology.layout.teacher
     teacher = None
-    if layout.teacher is not None:
-        teacher = TeacherSide(
-            loader=job.loader("teacher"),
-            receiver=feature_receiver(job, module),
-            plan=route_plan(job),
-            tp=layout.teacher.tp,
-            sequence_parallel=layout.teacher.sequence_parallel,
-        )
+    if mesh is not None:
+        teacher = TeacherSide(receiver=feature_receiver(job, module), plan=route_plan(job), mesh=mesh)
     tokens = StepTokens(index=job.index, order=job.order, batch=job.batch)
     return StudentFeed(
-        job.loader("student"), teacher, stage=job.stage, tokens=tokens, device=job.topology.device
+        loader.load,
+        teacher,
+        stage=job.stage,
+        tokens_of_step=tokens.of_step,
+        device=job.topology.device,
     )
 
 

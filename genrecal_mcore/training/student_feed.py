@@ -5,38 +5,28 @@ computes.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
-from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder, UnitLoader, payload_rows
+from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder, payload_rows
+from genrecal_mcore.parallel import MeshSpec
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_module import StudentUnit
-from genrecal_mcore.transfer import (
-    FeatureReceiver,
-    RoutePlan,
-    Unit,
-    owner_of_rows,
-    unit_digest,
-    units_of_student,
-)
+from genrecal_mcore.transfer import FeatureReceiver, RoutePlan, Unit, owner_of_rows, unit_digest
+
+LoadUnit = Callable[[Unit], tuple[Microbatch, ...]]
+"""Loads the next unit: the student's batch and, where there is a teacher, the same samples in its tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherSide:
-    """What a student rank knows of the teacher: its tokens, its routes and the channel from it."""
+    """What a student rank knows of the teacher: its mesh, its routes and the channel from it."""
 
-    loader: UnitLoader
     receiver: FeatureReceiver
     plan: RoutePlan
-    tp: int
-    sequence_parallel: bool
-
-    @property
-    def pad_to_multiple_of(self) -> int:
-        """Sequence parallelism cuts sequences into tp equal parts."""
-        return self.tp if self.sequence_parallel else 1
+    mesh: MeshSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,21 +57,21 @@ class StepTokens:
 
 
 class StudentFeed:
-    """Iterates over the units of one student rank, from the first microbatch of `first_step` on."""
+    """Iterates over the units of one student rank."""
 
     def __init__(
         self,
-        loader: UnitLoader,
+        load: LoadUnit,
         teacher: TeacherSide | None,
         *,
         stage: Stage,
-        tokens: StepTokens,
+        tokens_of_step: Callable[[int], tuple[int, int]],
         device: torch.device,
     ) -> None:
-        self.loader = loader
+        self.load = load
         self.teacher = teacher
         self.stage = stage
-        self.tokens = tokens
+        self.tokens_of_step = tokens_of_step
         self.device = device
         self.teacher_waited_s: dict[int, float] = {}
         """Seconds that each teacher replica waited for students so far, as its last header said."""
@@ -97,61 +87,45 @@ class StudentFeed:
             bytes_received=self.teacher.receiver.bytes_received,
         )
 
-    def units(
-        self,
-        student_rank: int,
-        *,
-        num_microbatches: Callable[[int], int],
-        first_step: int,
-        last_step: int,
-        prefetch: int,
-    ) -> Iterator[StudentUnit]:
-        """Yield the rank's units of steps `[first_step, last_step)` in order."""
-        planned = units_of_student(
-            student_rank, num_microbatches=num_microbatches, first_step=first_step, last_step=last_step
-        )
-        ahead: deque[tuple[Unit, Microbatch | None]] = deque()
+    def units(self, planned: Iterable[Unit], *, prefetch: int) -> Iterator[StudentUnit]:
+        """Yield the planned units in order."""
+        ahead: deque[tuple[Unit, tuple[Microbatch, ...]]] = deque()
         for unit in planned:
-            ahead.append((unit, self._post(unit)))
+            ahead.append((unit, self._begin(unit)))
             if len(ahead) > prefetch:
-                yield self._take(*ahead.popleft())
+                yield self._finish(*ahead.popleft())
         while ahead:
-            yield self._take(*ahead.popleft())
+            yield self._finish(*ahead.popleft())
 
-    def _post(self, unit: Unit) -> Microbatch | None:
-        """Render the teacher's view of a unit and post the receives for its features."""
+    def _begin(self, unit: Unit) -> tuple[Microbatch, ...]:
+        """Load a unit and post the receives for its features."""
+        batches = self.load(unit)
         if self.teacher is None:
-            return None
-        batch = self.teacher.loader.load(
-            unit.step,
-            unit.microbatch,
-            unit.student_rank,
-            with_pixels=False,
-            pad_to_multiple_of=self.teacher.pad_to_multiple_of,
-        )
+            return batches
+        _, batch = batches
         rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=self.stage.with_questions)
         owner = owner_of_rows(
             rows,
-            tp=self.teacher.tp,
+            tp=self.teacher.mesh.tp,
             padded_length=batch.input_ids.shape[1],
-            sequence_parallel=self.teacher.sequence_parallel,
+            sequence_parallel=self.teacher.mesh.sequence_parallel,
         )
         digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
         self.teacher.receiver.post(unit, digest, owner, self.teacher.plan.replica_of(unit))
-        return batch
+        return batches
 
-    def _take(self, unit: Unit, teacher_batch: Microbatch | None) -> StudentUnit:
+    def _finish(self, unit: Unit, batches: tuple[Microbatch, ...]) -> StudentUnit:
         """Wait for a unit's features and put everything on the device."""
-        batch = self.loader.load(unit.step, unit.microbatch, unit.student_rank, with_pixels=True)
+        batch, *teacher_batch = batches
         payload = None
         if self.teacher is not None:
             received = self.teacher.receiver.take(unit)
             payload = received.rows
             self.teacher_waited_s[self.teacher.plan.replica_of(unit)] = received.teacher_waited_s
-        teacher_tokens, student_tokens = self.tokens.of_step(unit.step)
+        teacher_tokens, student_tokens = self.tokens_of_step(unit.step)
         return StudentUnit(
             student=batch.to(self.device),
-            teacher=teacher_batch,
+            teacher=teacher_batch[0] if teacher_batch else None,
             payload=payload,
             teacher_answer_tokens=teacher_tokens,
             student_answer_tokens=student_tokens,

@@ -6,23 +6,17 @@ stops it.
 """
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
-from genrecal_mcore.data import Microbatch, UnitLoader, payload_rows
+from genrecal_mcore.data import Microbatch, payload_rows
 from genrecal_mcore.models import Packing, TeacherStage
 from genrecal_mcore.status import Activity, RankStatus
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
-from genrecal_mcore.transfer import (
-    FeatureSender,
-    RoutePlan,
-    Unit,
-    owner_of_rows,
-    unit_digest,
-    units_of_replica,
-)
+from genrecal_mcore.transfer import FeatureSender, Unit, owner_of_rows, unit_digest
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +26,23 @@ class TeacherRank:
     """What one teacher rank works with."""
 
     teacher: TeacherStage
-    loader: UnitLoader
+    load: Callable[[Unit], tuple[Microbatch, ...]]
+    """Loads the next unit in the teacher's tokens, with pixels on the first stage only."""
     link: PipelineLink
     sender: FeatureSender | None
     """None except on the last stage."""
-    plan: RoutePlan
     stage: Stage
     device: torch.device
     status: RankStatus
 
 
 @torch.inference_mode()
-def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: int) -> None:
-    """Compute and send the features of all units that a replica serves in steps `[first_step, last_step)`."""
-    for unit in units_of_replica(replica, rank.plan, first_step, last_step):
+def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
+    """Compute and send the features of the planned units, in order."""
+    for unit in planned:
         rank.status.at("prepares a unit", Activity.DATA, unit)
-        batch = load_unit(rank, unit)
+        (batch,) = rank.load(unit)
+        batch = batch.to(rank.device)
         rank.status.at("computes, with its tp ranks", Activity.COMPUTE)
         if rank.teacher.is_first_stage:
             hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
@@ -67,19 +62,6 @@ def run_teacher(rank: TeacherRank, replica: int, *, first_step: int, last_step: 
         rank.sender.drain()
         logger.info("sent %d bytes, waited %.2f s for students", rank.sender.bytes_sent, rank.sender.waited_s)
     logger.info("seconds: %s", ", ".join(f"{name} {s:.1f}" for name, s in rank.status.seconds().items()))
-
-
-def load_unit(rank: TeacherRank, unit: Unit) -> Microbatch:
-    """Render a unit in the teacher's tokens, with pixels on the first stage only."""
-    config = rank.teacher.body.config
-    batch = rank.loader.load(
-        unit.step,
-        unit.microbatch,
-        unit.student_rank,
-        with_pixels=rank.teacher.is_first_stage,
-        pad_to_multiple_of=config.tensor_model_parallel_size if config.sequence_parallel else 1,
-    )
-    return batch.to(rank.device)
 
 
 def image_features_of(rank: TeacherRank, batch: Microbatch) -> torch.Tensor | None:

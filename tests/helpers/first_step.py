@@ -18,7 +18,7 @@ from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.job import RankSetup, set_up_job
 from genrecal_mcore.training.recorder import StepRecord
-from genrecal_mcore.training.run import build_student_rank, run_teacher_rank
+from genrecal_mcore.training.run import build_student_rank, run_teacher_rank, student_loader
 from genrecal_mcore.training.student_loop import accumulate_gradients, gradient_norm
 from tests.helpers.closeness import assert_relatively_close
 from tests.helpers.covering import Case
@@ -56,7 +56,7 @@ def first_step(raw_config: dict[str, Any]) -> dict[str, Any] | None:
     if job.topology.is_teacher:
         run_teacher_rank(job)
         return None
-    student = build_student_rank(job)
+    student = build_student_rank(job, student_loader(job))
     named = {name: p for name, p in student.module.named_parameters() if p.requires_grad}
     for number, (name, parameter) in enumerate(named.items()):
         if "lora_" in name:
@@ -111,7 +111,10 @@ def raw_config(folders: dict[str, Path], run_dir: Path, **changes: Any) -> dict[
             "checkpoint": folders["student"],
             "lora": {"r": 3, "alpha": 6, "dropout": 0.0},
         },
-        "data": {"sources": [{"path": folders["data"], "images": folders["data"].parent / "images"}]},
+        "data": {
+            "sources": [{"path": folders["data"], "images": folders["data"].parent / "images"}],
+            "num_workers": 0,
+        },
         "device": "cpu",
     }
     return config | changes

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from genrecal_mcore.data import UnitLoader
 from genrecal_mcore.status import explain_run, read_statuses, status_path
 from genrecal_mcore.training import RunPreempted
 from genrecal_mcore.training.checkpoint import checkpoints_dir
@@ -83,9 +84,7 @@ def test_the_command_line_says_preempted_by_its_exit_code(
 def wait_for_a_silent_teacher(raw_config: dict[str, Any]) -> None:
     """Train, with a teacher that stops for good before its first unit, as on a host that hangs."""
     if dist.get_rank() == 0:
-        from genrecal_mcore.training import teacher_loop
-
-        teacher_loop.load_unit = lambda *_: signal.pause()  # type: ignore[assignment]
+        UnitLoader.load = lambda *_: signal.pause()  # type: ignore[assignment,method-assign]
     train_run(raw_config)
 
 
