@@ -25,8 +25,11 @@ def quiet_imports() -> None:
     warnings.filterwarnings("ignore", module=r"megatron|torch\.jit|transformers")
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no_dist was asked for
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Python's own tracker removes the semaphores that a killed rank shared with its workers, and says so.
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def quiet_workers() -> None:
+    """Silence the process that removes the semaphores which a killed rank shared with its data workers."""
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")

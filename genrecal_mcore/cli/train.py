@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from genrecal_mcore.cli.leaving import leave
-from genrecal_mcore.cli.quiet import quiet_imports
+from genrecal_mcore.cli.quiet import quiet_imports, quiet_workers
 from genrecal_mcore.config import load_run_config
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ def train(
     run_config = load_run_config(config, overrides or [])
     # Only a configuration that is right pays for the import of torch and megatron-core.
     quiet_imports()
+    quiet_workers()
     from genrecal_mcore.training import EXIT_PREEMPTED, RunPreempted
     from genrecal_mcore.training import train as train_stage
 
