@@ -93,7 +93,7 @@ def _local_activations(folder: Path, mesh: MeshSpec, topology: Topology, probe: 
         hidden_states = _embed(stage, batch, found)
     else:
         length = batch.input_ids.shape[1]
-        hidden_states = link.receive(UNIT, (length // parts, 1, stage.body.config.hidden_size))
+        hidden_states = link.take(link.post(UNIT, (length // parts, 1, stage.body.config.hidden_size)))
     packing = Packing.of(batch.bounds, topology.device)
     hidden_states = stage.body(hidden_states, batch.position_ids, packing)
     if stage.is_last_stage:

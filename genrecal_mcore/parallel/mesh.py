@@ -70,6 +70,16 @@ class MeshSpec:
         first = sum(counts[:stage])
         return range(first, first + counts[stage])
 
+    @property
+    def stage_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Return the global ranks of each pair of neighbours in a pipeline, the earlier stage's first."""
+        return tuple(
+            (self.rank_at(tp=tp, dp=dp, pp=pp), self.rank_at(tp=tp, dp=dp, pp=pp + 1))
+            for pp in range(self.pp - 1)
+            for dp in range(self.dp)
+            for tp in range(self.tp)
+        )
+
     def last_stage_ranks(self, replica: int) -> tuple[int, ...]:
         """Return the tp ranks of the last pipeline stage of one data-parallel replica."""
         return tuple(self.rank_at(tp=tp, dp=replica, pp=self.pp - 1) for tp in range(self.tp))

@@ -4,8 +4,9 @@ Every rank creates every group in one order, also those it is not in: group crea
 world, and a communicator that comes into being lazily can deadlock. Nobody reads a global group.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from genrecal_mcore.parallel.mesh import Layout, MeshSpec
 
 EdgeKey = tuple[int, int]
-"""Global ranks of (a teacher rank of the last stage, a student rank)."""
+"""Global ranks of a sender and the rank that it sends to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,8 @@ class Topology:
     """All student ranks; None on teacher ranks."""
     checkpoint_group: dist.ProcessGroup | None
     """The same ranks over gloo, for checkpoints that are written beside training; None on teacher ranks."""
+    stage_edges: Mapping[EdgeKey, dist.ProcessGroup]
+    """Two-rank groups that this rank is in, with its neighbours in the teacher's pipeline."""
     edges: Mapping[EdgeKey, dist.ProcessGroup]
     """Two-rank groups that this rank is in, one for each pair that exchanges features."""
 
@@ -56,14 +59,12 @@ def build_topology(
     teacher_groups = _create_mesh_groups(layout.teacher, rank) if layout.teacher else None
     student_group = dist.new_group(list(layout.student.ranks), group_desc="student")
     checkpoint_group = dist.new_group(list(layout.student.ranks), backend="gloo", group_desc="checkpoint")
-    edges: dict[EdgeKey, dist.ProcessGroup] = {}
-    for replica, student_rank in served_pairs:
-        assert layout.teacher is not None
-        receiver = layout.student.rank_at(dp=student_rank)
-        for sender in layout.teacher.last_stage_ranks(replica):
-            group = dist.new_group([sender, receiver], group_desc=f"edge_{sender}_{receiver}")
-            if rank in (sender, receiver):
-                edges[sender, receiver] = group
+    between_stages = layout.teacher.stage_pairs if layout.teacher else ()
+    served = [
+        (sender, layout.student.rank_at(dp=student_rank))
+        for replica, student_rank in served_pairs
+        for sender in (layout.teacher.last_stage_ranks(replica) if layout.teacher else ())
+    ]
     topology = Topology(
         layout=layout,
         rank=rank,
@@ -71,10 +72,16 @@ def build_topology(
         teacher_groups=teacher_groups if rank not in layout.student.ranks else None,
         student_group=student_group if rank in layout.student.ranks else None,
         checkpoint_group=checkpoint_group if rank in layout.student.ranks else None,
-        edges=edges,
+        stage_edges=_create_edges(between_stages, rank),
+        edges=_create_edges(served, rank),
     )
     _all_reduce_over_edges(topology)
     return topology
+
+
+def _create_edges(pairs: Iterable[EdgeKey], rank: int) -> dict[EdgeKey, dist.ProcessGroup]:
+    groups = {pair: dist.new_group(list(pair), group_desc=f"edge_{pair[0]}_{pair[1]}") for pair in pairs}
+    return {pair: group for pair, group in groups.items() if rank in pair}
 
 
 def _create_mesh_groups(mesh: MeshSpec, rank: int) -> ProcessGroupCollection:
@@ -94,5 +101,5 @@ def _create_mesh_groups(mesh: MeshSpec, rank: int) -> ProcessGroupCollection:
 
 def _all_reduce_over_edges(topology: Topology) -> None:
     # One tiny collective an edge, in one global order, brings the communicator into being before training.
-    for key in sorted(topology.edges):
-        dist.all_reduce(torch.zeros(1, device=topology.device), group=topology.edges[key])
+    for _, group in sorted([*topology.stage_edges.items(), *topology.edges.items()], key=itemgetter(0)):
+        dist.all_reduce(torch.zeros(1, device=topology.device), group=group)

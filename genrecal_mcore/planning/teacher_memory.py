@@ -16,7 +16,7 @@ from genrecal_mcore.planning.on_meta import vision_parameters
 from genrecal_mcore.planning.parts import Part, RankKind
 from genrecal_mcore.planning.shapes import shape_of_spec, vision_shape
 from genrecal_mcore.planning.sizes import teacher_body_parameters
-from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT
+from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT, RECEIVES_AHEAD
 
 EMBEDDING_COPIES = 5
 """Matrices `[1, t, h]` alive when features are put at their tokens: features, padded and gathered over tp,
@@ -48,9 +48,9 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     """Return the bytes of one rank of a pipeline stage.
 
     Its slice of the language body; vision tower and projector, whole, on the first stage. Hidden states
-    `[t, 1, h]`, `[t/tp, 1, h]` under sequence parallelism, on their way to the stage after, and one from the
-    stage before. On the last stage the payload rows of `transfer.prefetch` units under way and of the next
-    one, this tp rank's share of at most as many rows a unit as tokens, whatever the stage.
+    `[t, 1, h]`, `[t/tp, 1, h]` under sequence parallelism, on their way to the stage after, and those of two
+    units from the stage before. On the last stage the payload rows of `transfer.prefetch` units under way and
+    of the next one, this tp rank's share of at most as many rows a unit as tokens, whatever the stage.
     """
     size = teacher.model.element_size
     is_first, is_last = stage == 0, stage == mesh.pp - 1
@@ -59,7 +59,7 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     if is_first:
         parts[Part.VISION] = vision_parameters(teacher.model) * size
     row, tokens = teacher.language.hidden_size * size, padded_tokens(config, mesh)
-    buffers = (0 if is_last else MAX_SENDS_IN_FLIGHT) + (0 if is_first else 1)
+    buffers = (0 if is_last else MAX_SENDS_IN_FLIGHT) + (0 if is_first else 1 + RECEIVES_AHEAD)
     if buffers:
         parts[Part.PIPELINE] = buffers * tokens // (mesh.tp if mesh.sequence_parallel else 1) * row
     if is_last:

@@ -4,7 +4,6 @@ Receives are posted `prefetch` units ahead of the one in work, so that features 
 computes.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 
 from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder, payload_rows
 from genrecal_mcore.parallel import MeshSpec
+from genrecal_mcore.training.ahead import begun_ahead
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_module import StudentUnit
 from genrecal_mcore.transfer import FeatureReceiver, RoutePlan, Unit, owner_of_rows, unit_digest
@@ -89,13 +89,8 @@ class StudentFeed:
 
     def units(self, planned: Iterable[Unit], *, prefetch: int) -> Iterator[StudentUnit]:
         """Yield the planned units in order."""
-        ahead: deque[tuple[Unit, tuple[Microbatch, ...]]] = deque()
-        for unit in planned:
-            ahead.append((unit, self._begin(unit)))
-            if len(ahead) > prefetch:
-                yield self._finish(*ahead.popleft())
-        while ahead:
-            yield self._finish(*ahead.popleft())
+        for unit, batches in begun_ahead(planned, self._begin, depth=prefetch):
+            yield self._finish(unit, batches)
 
     def _begin(self, unit: Unit) -> tuple[Microbatch, ...]:
         """Load a unit and post the receives for its features."""

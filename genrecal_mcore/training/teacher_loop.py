@@ -8,13 +8,15 @@ stops it.
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from genrecal_mcore.data import Microbatch, payload_rows
 from genrecal_mcore.models import Packing, TeacherStage
 from genrecal_mcore.status import Activity, RankStatus
-from genrecal_mcore.training.pipeline import PipelineLink
+from genrecal_mcore.training.ahead import begun_ahead
+from genrecal_mcore.training.pipeline import RECEIVES_AHEAD, PipelineLink, Travelling
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.transfer import FeatureSender, Unit, owner_of_rows, unit_digest
 
@@ -39,17 +41,10 @@ class TeacherRank:
 @torch.inference_mode()
 def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
     """Compute and send the features of the planned units, in order."""
-    for unit in planned:
-        rank.status.at("prepares a unit", Activity.DATA, unit)
-        (batch,) = rank.load(unit)
-        batch = batch.to(rank.device)
-        rank.status.at("computes, with its tp ranks", Activity.COMPUTE)
-        if rank.teacher.is_first_stage:
-            hidden_states = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
-        else:
-            hidden_states = rank.link.receive(unit, local_shape(rank, batch))
-        packing = Packing.of(batch.bounds, rank.device)
-        hidden_states = rank.teacher.body(hidden_states, batch.position_ids, packing)
+    for unit, (batch, posted) in begun_ahead(planned, partial(begin, rank), depth=RECEIVES_AHEAD):
+        arrived = None if posted is None else rank.link.take(posted)
+        rank.status.at("computes, with its tp ranks", Activity.COMPUTE, unit)
+        hidden_states = forward(rank, batch, arrived)
         if rank.sender is None:
             rank.link.send(unit, hidden_states)
         else:
@@ -62,6 +57,23 @@ def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
         rank.sender.drain()
         logger.info("sent %d bytes, waited %.2f s for students", rank.sender.bytes_sent, rank.sender.waited_s)
     logger.info("seconds: %s", ", ".join(f"{name} {s:.1f}" for name, s in rank.status.seconds().items()))
+
+
+def begin(rank: TeacherRank, unit: Unit) -> tuple[Microbatch, Travelling | None]:
+    """Load a unit and, except on the first stage, post the receive of its hidden states."""
+    rank.status.at("prepares a unit", Activity.DATA, unit)
+    (batch,) = rank.load(unit)
+    batch = batch.to(rank.device)
+    if rank.teacher.is_first_stage:
+        return batch, None
+    return batch, rank.link.post(unit, local_shape(rank, batch))
+
+
+def forward(rank: TeacherRank, batch: Microbatch, arrived: torch.Tensor | None) -> torch.Tensor:
+    """Return this stage's output `[t/tp or t, 1, h]`; `arrived` is the output of the stage before."""
+    if arrived is None:
+        arrived = rank.teacher.embed(batch.input_ids, image_features_of(rank, batch))
+    return rank.teacher.body(arrived, batch.position_ids, Packing.of(batch.bounds, rank.device))
 
 
 def image_features_of(rank: TeacherRank, batch: Microbatch) -> torch.Tensor | None:

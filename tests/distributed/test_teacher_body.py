@@ -140,7 +140,7 @@ def local_features(
         hidden_states = stage.embed(batch.input_ids, image_features(stage, batch))
     else:
         length = batch.input_ids.shape[1]
-        hidden_states = link.receive(UNIT, (length // parts, 1, stage.body.config.hidden_size))
+        hidden_states = link.take(link.post(UNIT, (length // parts, 1, stage.body.config.hidden_size)))
     packing = Packing.of(batch.bounds, topology.device)
     hidden_states = stage.body(hidden_states, batch.position_ids, packing)
     if stage.is_last_stage:

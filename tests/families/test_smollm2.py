@@ -132,7 +132,8 @@ def features_on_this_rank(folder: Path, input_ids: list[list[int]]) -> np.ndarra
     if stage.is_first_stage:
         hidden_states = stage.embed(ids, None)
     else:
-        hidden_states = link.receive(UNIT, (ids.shape[1] // MESH.tp, 1, stage.body.config.hidden_size))
+        shape = (ids.shape[1] // MESH.tp, 1, stage.body.config.hidden_size)
+        hidden_states = link.take(link.post(UNIT, shape))
     hidden_states = stage.body(hidden_states, packing.positions[None], packing)
     if stage.is_last_stage:
         return hidden_states.numpy()

@@ -55,6 +55,13 @@ def test_the_configured_split_reaches_the_mesh() -> None:
     assert teacher is not None and teacher.layers_per_stage == (1, 3)
 
 
+def test_stages_are_paired_with_the_one_after_in_the_same_replica_and_tp_rank() -> None:
+    mesh = MeshSpec(name="teacher", tp=2, pp=3, dp=2, rank_offset=1)
+    pairs = mesh.stage_pairs
+    assert pairs == tuple((rank, rank + 4) for rank in range(1, 9))
+    assert MeshSpec(name="teacher", tp=2).stage_pairs == ()
+
+
 def test_a_rank_of_the_other_mesh_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 4 is not in the student mesh"):
         MeshSpec(name="student", dp=2, rank_offset=5).coordinate_of(4)
