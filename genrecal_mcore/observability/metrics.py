@@ -34,6 +34,7 @@ METRIC_FIELDS: tuple[str, ...] = (
     "data_s",
     "optimizer_s",
     "checkpoint_s",
+    "transfer_s",
     "student_wait_s",
     "teacher_wait_s",
     "bytes_received",

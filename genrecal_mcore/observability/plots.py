@@ -19,6 +19,7 @@ from genrecal_mcore.observability.metrics import MetricValue
 Metrics = Sequence[dict[str, MetricValue]]
 
 BLUE, ORANGE, GREEN, GRAY, INK = "#2f6690", "#c96f1d", "#4b8562", "#9aa0a8", "#2b2f36"
+PURPLE, PALE = "#7a5195", "#dfe2e6"
 PANEL_WIDTH_IN, PANEL_HEIGHT_IN, COLUMNS = 4.7, 2.75, 2
 MAX_UNSMOOTHED_STEPS = 60
 STYLE: dict[Any, Any] = {
@@ -112,6 +113,7 @@ TIME_PANELS = (
         lines=(
             Line(field="compute_s", label="compute", color=GREEN),
             Line(field="student_wait_s", label="waiting", color=BLUE),
+            Line(field="transfer_s", label="transfer", color=PURPLE),
             Line(field="data_s", label="data", color=ORANGE),
             Line(field="optimizer_s", label="optimizer", color=GRAY),
             Line(field="checkpoint_s", label="checkpoint", color=INK),

@@ -29,7 +29,13 @@ class Activity(StrEnum):
     COMPUTE = "compute"
     DATA = "data"
     WAIT = "wait"
-    """For other ranks, in transfers; collectives are part of `COMPUTE`."""
+    """For other ranks to send or to take; collectives are part of `COMPUTE`."""
+    TRANSFER = "transfer"
+    """Sending, and waiting for rows whose header has passed: their sender has begun.
+
+    Where there is no header, from stage to stage of the teacher and on its tp ranks but the first, nobody can
+    tell a transfer from a wait: both are `WAIT`.
+    """
     OPTIMIZER = "optimizer"
     CHECKPOINT = "checkpoint"
     OTHER = "other"
@@ -91,15 +97,15 @@ class RankStatus:
         return dict(self._seconds)
 
     @contextmanager
-    def waiting(self, whom: str, unit: Unit) -> Iterator[None]:
+    def waiting(self, whom: str, unit: Unit, activity: Activity = Activity.WAIT) -> Iterator[None]:
         """Say whom this rank waits for; when the wait is over, what was said before holds again.
 
         When it fails, the record stays: it is what a reader wants to see.
         """
-        before, activity = self.record, self._activity
-        self._set(Activity.WAIT, replace(before, doing="waits", waiting_on=whom, **asdict(unit)))
+        before, activity_before = self.record, self._activity
+        self._set(activity, replace(before, doing="waits", waiting_on=whom, **asdict(unit)))
         yield
-        self._set(activity, before)
+        self._set(activity_before, before)
 
     def ends(self, how: str) -> None:
         """Say how this rank ended; the first word stands."""

@@ -20,6 +20,7 @@ MEASURED = {
     Activity.DATA: "data_s",
     Activity.OPTIMIZER: "optimizer_s",
     Activity.CHECKPOINT: "checkpoint_s",
+    Activity.TRANSFER: "transfer_s",
 }
 """Metrics of what a student rank's time goes into; waiting is measured by the channel."""
 

@@ -45,6 +45,7 @@ def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
         arrived = None if posted is None else rank.link.take(posted)
         rank.status.at("computes, with its tp ranks", Activity.COMPUTE, unit)
         hidden_states = forward(rank, batch, arrived)
+        rank.status.at("sends a unit", Activity.TRANSFER)
         if rank.sender is None:
             rank.link.send(unit, hidden_states)
         else:

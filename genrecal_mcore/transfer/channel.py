@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from genrecal_mcore.status import RankStatus, Unit
+from genrecal_mcore.status import Activity, RankStatus, Unit
 from genrecal_mcore.transfer.header import HEADER_NUM_INTS, Header, check_header, make_header
 from genrecal_mcore.transfer.waiting import TransferError, wait_for
 
@@ -77,6 +77,7 @@ class FeatureSender:
         self.status = status
         self.in_flight: deque[_Sending] = deque()
         self.waited_s = 0.0
+        """Until students began to take what was ready for them."""
         self.bytes_sent = 0
         self.stream: torch.cuda.Stream | None = None
 
@@ -111,11 +112,14 @@ class FeatureSender:
 
     def _finish_oldest(self) -> None:
         sending = self.in_flight.popleft()
-        started = time.perf_counter()
+        activity, started = Activity.WAIT, time.perf_counter()
         for work, buffer in zip(sending.works, sending.buffers, strict=True):
-            with _waiting(self, sending.peer_rank, sending.unit):
+            with _waiting(self, sending.peer_rank, sending.unit, activity):
                 wait_for(work, timeout_s=self.timeout_s, device=buffer.device)
-        self.waited_s += time.perf_counter() - started
+            if activity is Activity.WAIT:
+                self.waited_s += time.perf_counter() - started
+            if self.is_header_sender:
+                activity = Activity.TRANSFER  # the student has begun to take the unit
 
     def _own_stream(self, device: torch.device) -> AbstractContextManager:
         if device.type != "cuda":
@@ -149,6 +153,7 @@ class FeatureReceiver:
         self.status = status
         self.posted: deque[_Receiving] = deque()
         self.waited_s = 0.0
+        """For headers: until the teacher began to send what was needed."""
         self.bytes_received = 0
         """Payload and headers."""
 
@@ -189,7 +194,8 @@ class FeatureReceiver:
         receiving = self.posted.popleft()
         assert receiving.unit == unit, f"posted {receiving.unit}, asked for {unit}"
         started = time.perf_counter()
-        self._wait(receiving.header_work, receiving.header_rank, unit)
+        self._wait(receiving.header_work, receiving.header_rank, unit, Activity.WAIT)
+        self.waited_s += time.perf_counter() - started
         found = Header.from_tensor(receiving.header)  # a host sync: nothing may be read before it is checked
         receiver, sender = self.who(dist.get_rank()), self.who(receiving.header_rank)
         check_header(found, receiving.expected, receiver=receiver, sender=sender)
@@ -197,9 +203,8 @@ class FeatureReceiver:
         rows = torch.empty(num_rows, self.hidden_size, dtype=self.dtype, device=self.device)
         for peer_rank, work, numbers, buffer in receiving.parts:
             if work is not None:
-                self._wait(work, peer_rank, unit)
+                self._wait(work, peer_rank, unit, Activity.TRANSFER)
                 rows.index_copy_(0, numbers, buffer)
-        self.waited_s += time.perf_counter() - started
         self.bytes_received += rows.numel() * rows.element_size() + receiving.header.numel() * 8
         return ReceivedUnit(rows=rows, teacher_waited_s=found.waited_us / 1e6)
 
@@ -209,17 +214,19 @@ class FeatureReceiver:
         assert work is not None
         return work
 
-    def _wait(self, work: dist.Work, peer_rank: int, unit: Unit) -> None:
-        with _waiting(self, peer_rank, unit):
+    def _wait(self, work: dist.Work, peer_rank: int, unit: Unit, activity: Activity) -> None:
+        with _waiting(self, peer_rank, unit, activity):
             wait_for(work, timeout_s=self.timeout_s, device=self.device)
 
 
 @contextmanager
-def _waiting(end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit) -> Iterator[None]:
+def _waiting(
+    end: FeatureSender | FeatureReceiver, peer_rank: int, unit: Unit, activity: Activity
+) -> Iterator[None]:
     """Record who is waited for while it lasts, and name both ends when it fails."""
     with (
         _naming_both_ends(end, peer_rank, unit),
-        end.status.waiting(end.who(peer_rank), unit),
+        end.status.waiting(end.who(peer_rank), unit, activity),
     ):
         yield
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from genrecal_mcore.status import unrecorded_status
+from genrecal_mcore.status import Activity, unrecorded_status
 from genrecal_mcore.transfer import (
     HEADER_BYTES,
     Edge,
@@ -118,12 +118,12 @@ def test_rows_arrive_in_order_and_are_counted(rank_pool: RankPool, tp: int, pref
     assert all(most_in_flight == prefetch for most_in_flight, _, _ in senders)
 
 
-def wait_for_a_late_receiver() -> float:
+def wait_for_a_late_receiver() -> Any:
     if dist.get_rank() == 0:
         sender = make_sender(prefetch=1)
         send_all(sender, range(3))
         sender.drain()
-        return sender.waited_s
+        return sender.waited_s, sender.status.seconds()
     receiver = make_receiver()
     time.sleep(0.5)
     for number in range(3):
@@ -133,8 +133,30 @@ def wait_for_a_late_receiver() -> float:
 
 
 def test_a_sender_runs_no_further_ahead_than_prefetch_and_reports_its_wait(rank_pool: RankPool) -> None:
-    waited_s, reported_s = rank_pool.run(wait_for_a_late_receiver, 2)
+    (waited_s, seconds), reported_s = rank_pool.run(wait_for_a_late_receiver, 2)
     assert waited_s >= reported_s > 0.3
+    assert seconds[Activity.WAIT] > seconds[Activity.TRANSFER] > 0
+
+
+def wait_for_a_late_sender() -> Any:
+    receiver_rank = dist.get_world_size() - 1
+    if dist.get_rank() < receiver_rank:
+        sender = make_sender()
+        time.sleep(0.5)
+        send_all(sender, range(1))
+        sender.drain()
+        return None
+    receiver = make_receiver()
+    receiver.post(unit_of(0), digest_of(0), owner_of(0, receiver_rank), 0)
+    receiver.take(unit_of(0))
+    return receiver.waited_s, receiver.status.seconds()
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_receiver_waits_for_the_header_and_then_the_rows_travel(rank_pool: RankPool, tp: int) -> None:
+    waited_s, seconds = rank_pool.run(wait_for_a_late_sender, tp + 1)[-1]
+    assert waited_s > 0.3
+    assert seconds[Activity.WAIT] > seconds[Activity.TRANSFER] > 0
 
 
 def send_another_plan() -> str | None:

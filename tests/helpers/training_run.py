@@ -21,6 +21,7 @@ MEASURED_FIELDS = (
     "data_s",
     "optimizer_s",
     "checkpoint_s",
+    "transfer_s",
     "student_wait_s",
     "teacher_wait_s",
     "peak_memory_bytes",
