@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from genrecal_mcore.observability.metrics import MetricValue, read_metrics
 from genrecal_mcore.observability.report_page import PAGE
+from genrecal_mcore.status import read_statuses, status_paths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,12 +77,15 @@ def _evaluation_section(table: EvaluationTable | None) -> str:
 def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
     # Every training rank imports this room, and none of them draws.
     from genrecal_mcore.observability.plots import loss_figure, time_figure
+    from genrecal_mcore.observability.rank_plot import ranks_figure
 
     figures = {"losses": loss_figure(metrics), "time": time_figure(metrics)}
+    if status_paths(folder):
+        figures["ranks"] = ranks_figure(read_statuses(folder))
     parts = [f"<section>\n<h2>{escape(name)}</h2>\n<p class='note'>{escape(_sentence_on(metrics))}</p>"]
     for kind, figure in figures.items():
         image = _save_plot(figure, out / "plots" / f"{_file_name(name)}_{kind}.png")
-        parts.append(f'<img src="data:image/png;base64,{image}" alt="{escape(name)}: {kind} over the steps">')
+        parts.append(f'<img src="data:image/png;base64,{image}" alt="{escape(name)}: {kind}">')
     for file_name, label in (("config.yaml", "Resolved configuration"), ("versions.txt", "Versions")):
         if (folder / file_name).is_file():
             text = escape((folder / file_name).read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from genrecal_mcore.status.rank_status import (
     StatusRecord,
     read_statuses,
     status_path,
+    status_paths,
     unrecorded_status,
 )
 from genrecal_mcore.status.unit import Unit
@@ -23,5 +24,6 @@ __all__ = [
     "explain_run",
     "read_statuses",
     "status_path",
+    "status_paths",
     "unrecorded_status",
 ]

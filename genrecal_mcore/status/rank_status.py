@@ -65,7 +65,7 @@ class StatusRecord:
     end: str | None = None
     """How it ended; None while it runs, and for ever when it was killed."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """What its time went into until `since`, by `Activity`."""
+    """What its time went into until `since`, or until its end, by `Activity`."""
 
     def describe(self) -> str:
         """Say in a few words where the rank is."""
@@ -110,7 +110,8 @@ class RankStatus:
     def ends(self, how: str) -> None:
         """Say how this rank ended; the first word stands."""
         if self.record.end is None:
-            self.record = replace(self.record, end=how[:MAX_END_CHARACTERS])
+            self._count(self._activity)
+            self.record = replace(self.record, end=how[:MAX_END_CHARACTERS], seconds=self._rounded_seconds())
             self._write()
 
     def close(self) -> None:
@@ -119,9 +120,11 @@ class RankStatus:
 
     def _set(self, activity: Activity, record: StatusRecord) -> None:
         self._count(activity)
-        seconds = {name.value: round(value, 3) for name, value in self._seconds.items()}
-        self.record = replace(record, since=time.time(), seconds=seconds)
+        self.record = replace(record, since=time.time(), seconds=self._rounded_seconds())
         self._write()
+
+    def _rounded_seconds(self) -> dict[str, float]:
+        return {name.value: round(seconds, 3) for name, seconds in self._seconds.items()}
 
     def _count(self, next_activity: Activity) -> None:
         now_s = time.perf_counter()
@@ -143,11 +146,15 @@ def status_path(run_dir: Path, rank: int) -> Path:
     return run_dir / "logs" / f"rank_{rank:03d}.status.json"
 
 
+def status_paths(run_dir: Path) -> list[Path]:
+    """Return where a run's ranks have written a record."""
+    # An empty file is that of a rank which is about to write its first record.
+    return [path for path in (run_dir / "logs").glob("rank_*.status.json") if path.stat().st_size]
+
+
 def read_statuses(run_dir: Path) -> list[StatusRecord]:
     """Return the records of a run's newest start, by rank; raises `ValueError` when there is none."""
-    # An empty file is that of a rank which is about to write its first record.
-    paths = [path for path in (run_dir / "logs").glob("rank_*.status.json") if path.stat().st_size]
-    records = sorted((_read(path) for path in paths), key=lambda record: record.rank)
+    records = sorted((_read(path) for path in status_paths(run_dir)), key=lambda record: record.rank)
     if not records:
         raise ValueError(
             f"{run_dir / 'logs'} holds no rank_*.status.json; name the folder of a run that was started"

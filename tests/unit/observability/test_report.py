@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from genrecal_mcore.observability import METRIC_FIELDS, EvaluationTable, MetricsWriter, write_report
+from genrecal_mcore.status import RankStatus, StatusRecord, status_path
 
 VOID_TAGS = {"meta", "img"}
 
@@ -54,6 +55,17 @@ def test_page_loads_nothing_and_holds_every_plot_that_it_saved(tmp_path: Path) -
     assert inside == set(saved.values())
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_run_with_status_files_shows_the_seconds_of_every_rank(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one", stage=1, num_steps=3)
+    roles = ["teacher tp 0 pp 0 dp 0", "student dp 0"]
+    for rank, role in enumerate(roles):
+        record = StatusRecord(rank=rank, role=role, host="node", pid=1, world_size=2)
+        RankStatus(status_path(run, rank), record).close()
+    page = write_report(tmp_path / "out", runs={"one": run}, table=None, title="Demo").read_text()
+    png = (tmp_path / "out" / "plots" / "one_ranks.png").read_bytes()
+    assert base64.b64encode(png).decode() in page
 
 
 def test_page_is_balanced_html_with_its_texts_escaped(tmp_path: Path) -> None:
