@@ -5,7 +5,7 @@
 
 import typer
 
-from genrecal_mcore.cli import data, demo, evaluate, explain, export, plan, report, train
+from genrecal_mcore.cli import data, demo, evaluate, explain, export, plan, report, trace, train
 from genrecal_mcore.cli.leaving import leave, say
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)
+app.command("trace")(trace.trace)
 app.command("demo")(demo.demo)
 app.add_typer(data.app, name="data")
 

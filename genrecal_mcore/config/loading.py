@@ -117,6 +117,11 @@ def _number_contradictions(config: RunConfig) -> Iterator[str]:
     train = config.train
     if train.lr_final > train.lr:
         yield f"train.lr_final ({train.lr_final:g}) is above train.lr ({train.lr:g}); swap them"
+    if config.trace is not None and config.trace.first_step >= train.steps:
+        yield (
+            f"trace.first_step ({config.trace.first_step}) is not a step of this run, which has train.steps "
+            f"{train.steps}, counted from 0; choose an earlier one"
+        )
     if train.micro_batch_tokens is not None and train.micro_batch_tokens < config.data.max_tokens:
         yield (
             f"train.micro_batch_tokens ({train.micro_batch_tokens}) is below data.max_tokens "

@@ -180,6 +180,20 @@ class DataConfig(_Section):
     """Decodes every image before training, so that a corrupt one is found at the door."""
 
 
+class TraceConfig(_Section):
+    """Steps of which every rank records what it did when; `genrecal trace` puts it together."""
+
+    first_step: int = Field(ge=0)
+    """The first of them; the very first steps of a start are slower than the rest."""
+    num_steps: int = Field(ge=1)
+    """A few: each change of what a rank does is a line of about 250 bytes."""
+
+    @property
+    def steps(self) -> range:
+        """The steps."""
+        return range(self.first_step, self.first_step + self.num_steps)
+
+
 class RunConfig(_Section):
     """One run of one stage."""
 
@@ -198,6 +212,8 @@ class RunConfig(_Section):
     recalibrator: RecalibratorConfig = RecalibratorConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig
+    trace: TraceConfig | None = None
+    """None records nothing and costs nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
 

@@ -1,9 +1,10 @@
-"""What a run says about itself: metrics, log files, the progress line, versions, the report."""
+"""What a run says about itself: metrics, log files, the progress line, versions, the report, the trace."""
 
 from genrecal_mcore.observability.logging_setup import set_up_logging, stderr_console
 from genrecal_mcore.observability.metrics import METRIC_FIELDS, MetricsWriter, MetricValue, read_metrics
 from genrecal_mcore.observability.progress import CountLine, ProgressLine
 from genrecal_mcore.observability.report import EvaluationTable, write_report
+from genrecal_mcore.observability.trace import write_trace
 from genrecal_mcore.observability.versions import versions_text
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "stderr_console",
     "versions_text",
     "write_report",
+    "write_trace",
 ]

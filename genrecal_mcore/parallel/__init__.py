@@ -3,17 +3,20 @@
 Refuses to know what the ranks compute. Start with `mesh` for the arithmetic, then `topology`.
 """
 
+from genrecal_mcore.parallel.clock import ClockOffset, exchange_clocks
 from genrecal_mcore.parallel.cpu_shims import install_cpu_shims
 from genrecal_mcore.parallel.mesh import Layout, MeshCoordinate, MeshSpec, layout_of
 from genrecal_mcore.parallel.seeds import seed_unit, unit_seed
 from genrecal_mcore.parallel.topology import Topology, build_topology
 
 __all__ = [
+    "ClockOffset",
     "Layout",
     "MeshCoordinate",
     "MeshSpec",
     "Topology",
     "build_topology",
+    "exchange_clocks",
     "install_cpu_shims",
     "layout_of",
     "seed_unit",

@@ -13,17 +13,35 @@ from genrecal_mcore.status.rank_status import (
     status_paths,
     unrecorded_status,
 )
+from genrecal_mcore.status.spans import (
+    SENDS_FEATURES,
+    RankTrace,
+    Span,
+    SpanLog,
+    TraceHeader,
+    read_traces,
+    trace_path,
+    trace_paths,
+)
 from genrecal_mcore.status.unit import Unit
 
 __all__ = [
+    "SENDS_FEATURES",
     "Activity",
     "Explanation",
     "RankStatus",
+    "RankTrace",
+    "Span",
+    "SpanLog",
     "StatusRecord",
+    "TraceHeader",
     "Unit",
     "explain_run",
     "read_statuses",
+    "read_traces",
     "status_path",
     "status_paths",
+    "trace_path",
+    "trace_paths",
     "unrecorded_status",
 ]

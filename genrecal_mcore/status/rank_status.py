@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from genrecal_mcore.status.spans import Span, SpanLog
 from genrecal_mcore.status.unit import Unit
 
 RECORD_BYTES = 2048
@@ -67,6 +68,13 @@ class StatusRecord:
     seconds: dict[str, float] = field(default_factory=dict)
     """What its time went into until `since`, or until its end, by `Activity`."""
 
+    @property
+    def unit(self) -> Unit | None:
+        """Return where the rank is; None before its first unit."""
+        if self.step is None or self.microbatch is None or self.student_rank is None:
+            return None
+        return Unit(step=self.step, microbatch=self.microbatch, student_rank=self.student_rank)
+
     def describe(self) -> str:
         """Say in a few words where the rank is."""
         where = "before the first step" if self.step is None else f"step {self.step}"
@@ -80,8 +88,10 @@ class RankStatus:
 
     def __init__(self, path: Path, record: StatusRecord) -> None:
         self.record = replace(record, since=time.time())
-        self._activity, self._began_s = Activity.OTHER, time.perf_counter()
+        self._activity, self._counted_ns = Activity.OTHER, time.perf_counter_ns()
+        self._began_ns = self._counted_ns
         self._seconds = dict.fromkeys(Activity, 0.0)
+        self._spans: SpanLog | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         self._write()
@@ -91,9 +101,13 @@ class RankStatus:
         where = {} if unit is None else asdict(unit)
         self._set(activity, replace(self.record, doing=doing, waiting_on=None, **where))
 
+    def trace_into(self, spans: SpanLog) -> None:
+        """Record from now on what this rank does, and when."""
+        self._spans = spans
+
     def seconds(self) -> dict[Activity, float]:
         """Return what this rank's time went into so far."""
-        self._count(self._activity)
+        self._count(time.perf_counter_ns())
         return dict(self._seconds)
 
     @contextmanager
@@ -108,9 +122,11 @@ class RankStatus:
         self._set(activity_before, before)
 
     def ends(self, how: str) -> None:
-        """Say how this rank ended; the first word stands."""
+        """Say how this rank ended and write what is left of a trace; the first word stands."""
         if self.record.end is None:
-            self._count(self._activity)
+            self._close_span(self._activity)
+            if self._spans is not None:
+                self._spans.flush()
             self.record = replace(self.record, end=how[:MAX_END_CHARACTERS], seconds=self._rounded_seconds())
             self._write()
 
@@ -119,17 +135,33 @@ class RankStatus:
         os.close(self._file)
 
     def _set(self, activity: Activity, record: StatusRecord) -> None:
-        self._count(activity)
+        self._close_span(activity)
         self.record = replace(record, since=time.time(), seconds=self._rounded_seconds())
         self._write()
 
     def _rounded_seconds(self) -> dict[str, float]:
         return {name.value: round(seconds, 3) for name, seconds in self._seconds.items()}
 
-    def _count(self, next_activity: Activity) -> None:
-        now_s = time.perf_counter()
-        self._seconds[self._activity] += now_s - self._began_s
-        self._activity, self._began_s = next_activity, now_s
+    def _close_span(self, next_activity: Activity) -> None:
+        """End what the record says, record it if its step is traced, and go over to the next activity."""
+        now_ns = time.perf_counter_ns()
+        self._count(now_ns)
+        at = self.record
+        if self._spans is not None and at.unit is not None:
+            span = Span(
+                unit=at.unit,
+                activity=self._activity,
+                doing=at.doing,
+                waiting_on=at.waiting_on,
+                began_ns=self._began_ns,
+                ended_ns=now_ns,
+            )
+            self._spans.add(span)
+        self._activity, self._began_ns = next_activity, now_ns
+
+    def _count(self, now_ns: int) -> None:
+        self._seconds[self._activity] += (now_ns - self._counted_ns) / 1e9
+        self._counted_ns = now_ns
 
     def _write(self) -> None:
         line = json.dumps(asdict(self.record)).encode()

@@ -40,6 +40,7 @@ from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint
 from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.integrity import newest_whole
 from genrecal_mcore.training.stages import Stage, stage_of
+from genrecal_mcore.training.tracing import begin_trace
 from genrecal_mcore.transfer import Unit, edges
 
 logger = logging.getLogger(__name__)
@@ -195,7 +196,9 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
     if rank == 0:
         write_skipped(config.run.dir / "skipped.jsonl", index)
     checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=rank) if resume else None
+    first_step = read_run_state(checkpoint).step if checkpoint else 0
     setup.status.at("makes process groups, with all ranks")
+    begin_trace(config, setup.status, first_step=first_step)
     served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
     return Job(
         config=config,
@@ -206,7 +209,7 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
         batch=batch_shape(config),
         processors=processors,
         checkpoint=checkpoint,
-        first_step=read_run_state(checkpoint).step if checkpoint else 0,
+        first_step=first_step,
         status=setup.status,
         stop=setup.stop,
     )

@@ -14,7 +14,7 @@ import torch
 
 from genrecal_mcore.data import Microbatch, payload_rows
 from genrecal_mcore.models import Packing, TeacherStage
-from genrecal_mcore.status import Activity, RankStatus
+from genrecal_mcore.status import SENDS_FEATURES, Activity, RankStatus
 from genrecal_mcore.training.ahead import begun_ahead
 from genrecal_mcore.training.pipeline import RECEIVES_AHEAD, PipelineLink, Travelling
 from genrecal_mcore.training.stages import Stage
@@ -45,10 +45,11 @@ def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
         arrived = None if posted is None else rank.link.take(posted)
         rank.status.at("computes, with its tp ranks", Activity.COMPUTE, unit)
         hidden_states = forward(rank, batch, arrived)
-        rank.status.at("sends a unit", Activity.TRANSFER)
         if rank.sender is None:
+            rank.status.at("sends hidden states on", Activity.TRANSFER)
             rank.link.send(unit, hidden_states)
         else:
+            rank.status.at(SENDS_FEATURES, Activity.TRANSFER)
             digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
             rows, num_rows = own_rows(rank, batch, hidden_states)
             rank.sender.send(unit, rows, digest, num_rows=num_rows)
