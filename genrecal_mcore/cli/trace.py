@@ -19,5 +19,5 @@ def trace(
     from genrecal_mcore.observability import write_trace
 
     path = out or run / "trace.json"
-    uncertainty_ns = write_trace(run, path)
-    typer.echo(f"{path}: open it in ui.perfetto.dev; clocks agree within {uncertainty_ns / 1000:.0f} us")
+    off_us = write_trace(run, path) / 1000
+    typer.echo(f"{path}: open it in ui.perfetto.dev; ranks are at most {off_us:.0f} us off rank 0's clock")

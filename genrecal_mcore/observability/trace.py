@@ -13,21 +13,26 @@ from genrecal_mcore.status import SENDS_FEATURES, Activity, RankTrace, Span, Uni
 
 Event = dict[str, Any]
 
-MESHES = ("teacher", "student")
-"""First words of roles; a mesh's place is its process number."""
+PROCESSES = {"teacher": 1, "student": 2}
+"""Process numbers by the first word of a role. Viewers may take number 0 for an idle one, threads' too."""
 
 
 def write_trace(run_dir: Path, out: Path) -> int:
-    """Write the trace of a run to `out` and return how far its clocks may be off, in ns.
+    """Write the trace of a run to `out` and return how far a rank may be off rank 0's clock, in ns.
 
-    A file that is there is replaced. Raises `ValueError` when the run was not traced.
+    A file that is there is replaced. Raises `ValueError` when the run was not traced, or not yet.
     """
     traces = read_traces(run_dir)
+    if not any(trace.spans for trace in traces):
+        raise ValueError(
+            f"no rank of {run_dir} has written a span; the steps of trace.first_step and trace.num_steps in "
+            "its config.yaml have not begun, are not over yet, or the run was killed in them"
+        )
     uncertainty_ns = max(trace.header.uncertainty_ns for trace in traces)
     content = {
         "traceEvents": trace_events(traces),
         "displayTimeUnit": "ms",
-        "otherData": {"run": str(run_dir), "clocks agree within us": uncertainty_ns / 1000},
+        "otherData": {"run": str(run_dir), "us off rank 0's clock, at most": uncertainty_ns / 1000},
     }
     unfinished = out.with_name(out.name + ".tmp")
     unfinished.write_text(json.dumps(content), encoding="utf-8")
@@ -37,8 +42,7 @@ def write_trace(run_dir: Path, out: Path) -> int:
 
 def trace_events(traces: Sequence[RankTrace]) -> list[Event]:
     """Return the events of a trace; time 0 is when its first span began."""
-    began = [span.began_ns + trace.header.offset_ns for trace in traces for span in trace.spans]
-    origin_ns = min(began, default=0)
+    origin_ns = min(span.began_ns + trace.header.offset_ns for trace in traces for span in trace.spans)
     names = [event for trace in traces for event in _names(trace)]
     spans = [_span(trace, span, origin_ns) for trace in traces for span in trace.spans]
     # Behind the spans, so that a viewer has opened the one that an end of an arrow belongs to.
@@ -47,15 +51,15 @@ def trace_events(traces: Sequence[RankTrace]) -> list[Event]:
 
 def _names(trace: RankTrace) -> Iterator[Event]:
     mesh, _, place = trace.header.role.partition(" ")
-    where = _where(trace)
+    where, rank = _where(trace), trace.header.rank
     yield {"ph": "M", "name": "process_name", **where, "args": {"name": mesh}}
     yield {"ph": "M", "name": "process_sort_index", **where, "args": {"sort_index": where["pid"]}}
-    yield {"ph": "M", "name": "thread_name", **where, "args": {"name": f"{place} (rank {where['tid']})"}}
-    yield {"ph": "M", "name": "thread_sort_index", **where, "args": {"sort_index": where["tid"]}}
+    yield {"ph": "M", "name": "thread_name", **where, "args": {"name": f"{place} (rank {rank})"}}
+    yield {"ph": "M", "name": "thread_sort_index", **where, "args": {"sort_index": rank}}
 
 
 def _where(trace: RankTrace) -> Event:
-    return {"pid": MESHES.index(trace.header.role.partition(" ")[0]), "tid": trace.header.rank}
+    return {"pid": PROCESSES[trace.header.role.partition(" ")[0]], "tid": trace.header.rank + 1}
 
 
 def _us(trace: RankTrace, time_ns: int, origin_ns: int) -> float:

@@ -44,8 +44,9 @@ def clock_offset(rounds: Sequence[ClockRound]) -> ClockOffset:
     best = min(rounds, key=lambda one: one.answered_ns - one.asked_ns)
     uncertainty_ns = -(-(best.answered_ns - best.asked_ns) // 2)
     offset_ns = best.said_ns - (best.asked_ns + best.answered_ns) // 2
-    is_one_clock = abs(offset_ns) <= uncertainty_ns
-    return ClockOffset(offset_ns=0 if is_one_clock else offset_ns, uncertainty_ns=uncertainty_ns)
+    if abs(offset_ns) <= uncertainty_ns:
+        return ClockOffset(offset_ns=0, uncertainty_ns=uncertainty_ns + abs(offset_ns))
+    return ClockOffset(offset_ns=offset_ns, uncertainty_ns=uncertainty_ns)
 
 
 def exchange_clocks(

@@ -41,7 +41,9 @@ class TeacherRank:
 @torch.inference_mode()
 def run_teacher(rank: TeacherRank, planned: Iterable[Unit]) -> None:
     """Compute and send the features of the planned units, in order."""
-    for unit, (batch, posted) in begun_ahead(planned, partial(begin, rank), depth=RECEIVES_AHEAD):
+    # The first stage receives nothing: ahead of its work it would only hold another unit's pixels.
+    depth = 0 if rank.teacher.is_first_stage else RECEIVES_AHEAD
+    for unit, (batch, posted) in begun_ahead(planned, partial(begin, rank), depth=depth):
         arrived = None if posted is None else rank.link.take(posted)
         rank.status.at("computes, with its tp ranks", Activity.COMPUTE, unit)
         hidden_states = forward(rank, batch, arrived)

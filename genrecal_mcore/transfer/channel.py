@@ -241,6 +241,6 @@ def _naming_both_ends(end: FeatureSender | FeatureReceiver, peer_rank: int, unit
         what = "did not come" if isinstance(end, FeatureReceiver) else "were not taken"
         raise TransferError(
             f"{end.who(dist.get_rank())} waited {time.perf_counter() - started:.1f} s for "
-            f"{end.who(peer_rank)}: features of {unit} "
-            f"{what} ({error}); look at that rank's log first, then at transfer.timeout_s"
+            f"{end.who(peer_rank)}: features of {unit} {what} ({error}); look at that rank's log first, then "
+            "at transfer.timeout_s"
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from genrecal_mcore.cli import main as command_line
+from genrecal_mcore.status import trace_paths
 from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.training_run import resume_run, train_run
@@ -58,6 +59,10 @@ def call(*arguments: str) -> int:
     return caught.value.code
 
 
+def rank_of(event: dict[str, Any]) -> int:
+    return event["tid"] - 1
+
+
 def unit_of(span: dict[str, Any]) -> tuple[int, int, int]:
     return span["args"]["step"], span["args"]["microbatch"], span["args"]["student"]
 
@@ -66,7 +71,7 @@ def test_each_mesh_is_a_process_and_each_rank_a_thread_named_by_its_role(
     events: list[dict[str, Any]],
 ) -> None:
     names = {(e["pid"], e["tid"], e["args"]["name"]) for e in events if e["name"] == "process_name"}
-    assert names == {(0, rank, "teacher") for rank in range(4)} | {(1, rank, "student") for rank in (4, 5)}
+    assert names == {(1, 1 + rank, "teacher") for rank in range(4)} | {(2, 5, "student"), (2, 6, "student")}
     threads = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
     assert threads[3:5] == ["tp 1 pp 1 dp 0 (rank 3)", "dp 0 (rank 4)"]
 
@@ -75,7 +80,7 @@ def test_spans_of_a_rank_do_not_overlap(events: list[dict[str, Any]]) -> None:
     spans_of = defaultdict(list)
     for event in events:
         if event["ph"] == "X":
-            spans_of[event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+            spans_of[rank_of(event)].append((event["ts"], event["ts"] + event["dur"]))
     assert sorted(spans_of) == list(range(6))
     assert min(start for spans in spans_of.values() for start, _ in spans) == 0
     for spans in spans_of.values():
@@ -89,7 +94,7 @@ def test_every_unit_of_the_steps_is_computed_once_on_each_rank_that_it_passes(
     computed = defaultdict(list)
     for event in events:
         if event["ph"] == "X" and event["name"] == "compute":
-            computed[event["tid"]].append(unit_of(event))
+            computed[rank_of(event)].append(unit_of(event))
     for rank in range(4):
         assert computed[rank] == UNITS
     for student in range(STUDENTS):
@@ -105,7 +110,7 @@ def test_arrows_lead_forward_from_a_send_on_the_last_stage_to_the_students_compu
     spans = {(e["tid"], e["ts"]): e for e in events if e["ph"] == "X"}
     for number, start in starts.items():
         end = ends[number]
-        assert start["tid"] in (2, 3) and end["tid"] in (4, 5)
+        assert rank_of(start) in (2, 3) and rank_of(end) in (4, 5)
         assert start["ts"] < end["ts"]
         sends, computes = spans[start["tid"], start["ts"]], spans[end["tid"], end["ts"]]
         assert (sends["name"], computes["name"]) == ("transfer", "compute")
@@ -118,6 +123,17 @@ def test_a_run_that_goes_on_behind_the_steps_keeps_their_trace(
     rank_pool.run(resume_run, 3, config_of(tiny_folders, run_dir, teacher={}))
     assert call("trace", str(run_dir)) == 0
     assert json.loads((run_dir / "trace.json").read_text())["traceEvents"] == events
+
+
+def test_a_run_that_has_not_come_to_the_steps_yet_is_refused(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs").mkdir()
+    for path in trace_paths(run_dir):
+        header, *_ = path.read_text().splitlines(keepends=True)
+        (tmp_path / "logs" / path.name).write_text(header)
+    assert call("trace", str(tmp_path)) == 2
+    assert "has written a span; the steps of trace.first_step" in capsys.readouterr().err
 
 
 def test_a_run_without_a_trace_is_refused_with_how_to_record_one(

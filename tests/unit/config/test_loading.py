@@ -108,6 +108,10 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             "train.checkpointed_layers is 3, but train.gradient_checkpointing is false; remove one of them",
         ),
         (["train.checkpointed_layers=3"], "train.checkpointed_layers is 3, but in stage 1 the student does"),
+        (
+            ["trace.first_step=1000000", "trace.num_steps=1"],
+            "trace.first_step (1000000) is not a step of this",
+        ),
         (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
     ],
 )

@@ -30,10 +30,10 @@ def test_the_shortest_round_decides() -> None:
     assert (found.offset_ns, found.uncertainty_ns) == (OFFSET_NS, 30)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_the_true_offset_is_never_further_away_than_the_uncertainty(seed: int) -> None:
     draw = random.Random(seed)
-    offset_ns = draw.choice((-1, 1)) * draw.randrange(10**12)
+    offset_ns = draw.choice((-1, 1)) * draw.randrange(10 ** draw.randint(1, 12))
     rounds = [
         round_at(
             i * 10**6,
@@ -48,4 +48,5 @@ def test_the_true_offset_is_never_further_away_than_the_uncertainty(seed: int) -
 
 
 def test_clocks_that_may_be_one_are_taken_to_be() -> None:
-    assert clock_offset([round_at(5, there_ns=90, back_ns=10, offset_ns=0)]).offset_ns == 0
+    found = clock_offset([round_at(5, there_ns=90, back_ns=10, offset_ns=0)])
+    assert (found.offset_ns, found.uncertainty_ns) == (0, 90)
