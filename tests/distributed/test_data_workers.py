@@ -115,11 +115,11 @@ def have_ended(pids: list[int]) -> bool:
 
 
 def train_and_kill(raw_config: dict[str, Any], rank: int, victim: str, pids_file: Path) -> None:
-    """Train; when `rank` is to load the units of step 1, kill -9 its workers or itself."""
+    """Train; when `rank` is to load the first unit of step 1, kill -9 its workers or itself."""
     load = UnitLoader.load
 
     def kill_or_load(self: UnitLoader, unit: Unit) -> Any:
-        if dist.get_rank() == rank and unit.step == 1:
+        if dist.get_rank() == rank and (unit.step, unit.microbatch) == (1, 0):
             pids = pids_of_workers()
             pids_file.write_text(" ".join(map(str, pids)))
             for pid in pids if victim == "workers" else [os.getpid()]:
