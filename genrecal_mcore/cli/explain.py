@@ -20,7 +20,7 @@ def explain(
     from genrecal_mcore.status import explain_run
 
     explanation = explain_run(run, now=time.time())
-    console = table_console()
+    console = table_console(markup=False)  # errors may hold brackets
     table = Table("rank", "role", "host", "step", "microbatch", "doing", "waiting on", "for s", "end")
     for row in explanation.rows:
         table.add_row(*row)
