@@ -11,9 +11,13 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-LOGITS_BUFFERS = 4
-"""Matrices `[chunk, v]` in fp32 alive at once: both logits, one product, and one temporary of the log-sum-
-exp.
+from genrecal_mcore.losses.chunks import even_rows, rows_per_chunk
+from genrecal_mcore.losses.head_products import rows_gradient, scaled, wide_dtype, write_logits
+
+FROZEN_HEAD_BUFFERS = 4
+"""Matrices `[chunk, v]` in fp32 that the budget has room for: both logits, the teacher's probabilities, and
+one for what is smaller: copies for the products, in 16 bits or of parts of the head, and rows `[chunk, h]`.
+It is enough where v is at least 4 h.
 """
 
 
@@ -22,7 +26,7 @@ class FrozenHeadLoss:
     """Sums and rows of CE and KL."""
 
     total: torch.Tensor
-    """Scalar: weighted sum of CE and KL over all rows; the only part with a gradient."""
+    """Scalar: sum of CE and KL over all rows; the only part with a gradient."""
     ce: torch.Tensor
     """`[t]` fp32, detached."""
     kl: torch.Tensor
@@ -40,25 +44,16 @@ def frozen_head_loss(
     """Return CE(head(r), labels) and KL(softmax(head(z)) || softmax(head(r))), summed over rows (Alg. 1 lines
     5-6).
 
-    `recalibrated` r `[t, h]`, `teacher` z `[t, h]`, `labels` `[t]`, `head` `[v, h]`. Products run in the
-    head's dtype, sums in fp32. Extra memory besides the gradient `[t, h]` stays below `memory_budget_bytes`.
-    Raises `ValueError` when not even one row fits.
+    `recalibrated` r `[t, h]`, `teacher` z `[t, h]`, `labels` `[t]`, `head` `[v, h]`. Factors of products are
+    in the head's dtype; logits, softmax and sums in fp32, or in fp64, at twice the memory, for an fp64 head.
+    Extra memory besides the gradient `[t, h]` stays below `memory_budget_bytes`, whatever t. Raises
+    `ValueError` when not even one row fits.
     """
-    rows = rows_per_chunk(head.shape[0], memory_budget_bytes)
-    total, ce, kl = _FrozenHeadLoss.apply(recalibrated, teacher, labels, head, rows)
+    most_rows = rows_per_chunk(head.shape[0], memory_budget_bytes, num_buffers=FROZEN_HEAD_BUFFERS)
+    if not torch.is_grad_enabled():
+        recalibrated = recalibrated.detach()  # within `forward` it would still say that it needs a gradient
+    total, ce, kl = _FrozenHeadLoss.apply(recalibrated, teacher, labels, head, most_rows)
     return FrozenHeadLoss(total=total, ce=ce, kl=kl)
-
-
-def rows_per_chunk(vocab_size: int, memory_budget_bytes: int) -> int:
-    """Return how many rows of fp32 logits the budget holds; raises `ValueError` when it is none."""
-    bytes_per_row = LOGITS_BUFFERS * vocab_size * 4
-    rows = memory_budget_bytes // bytes_per_row
-    if rows < 1:
-        raise ValueError(
-            f"loss.memory_budget_mib: {memory_budget_bytes} bytes do not hold one row of logits over "
-            f"{vocab_size} tokens; set it to at least {-(-bytes_per_row // 2**20)} MiB"
-        )
-    return rows
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -69,19 +64,19 @@ class _FrozenHeadLoss(torch.autograd.Function):
         teacher: torch.Tensor,
         labels: torch.Tensor,
         head: torch.Tensor,
-        rows: int,
+        most_rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ce = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        ce = torch.empty(labels.shape, dtype=wide_dtype(head), device=labels.device)
         kl = torch.empty_like(ce)
         gradient = torch.empty_like(recalibrated) if ctx.needs_input_grad[0] else None
+        rows = even_rows(len(labels), most=most_rows)
+        buffers = ce.new_empty(3 * rows, head.shape[0])
         for start in range(0, len(labels), rows):
             chunk = slice(start, start + rows)
-            ce[chunk], kl[chunk], logits_gradient = _chunk_loss(
-                recalibrated[chunk], teacher[chunk], labels[chunk], head, want_gradient=gradient is not None
-            )
+            r, z, p_l = _logits_of_both(recalibrated[chunk], teacher[chunk], head, buffers=buffers)
+            ce[chunk], kl[chunk] = _losses_(r, z, labels[chunk], p_l=p_l)
             if gradient is not None:
-                assert logits_gradient is not None
-                gradient[chunk] = logits_gradient.to(head.dtype) @ head
+                gradient[chunk] = rows_gradient(_logits_gradient_(r, p_l, labels[chunk]), head)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(ce, kl)
@@ -91,29 +86,38 @@ class _FrozenHeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_total.to(gradient.dtype), None, None, None, None
+        return scaled(gradient, grad_total, dtype=gradient.dtype), None, None, None, None
 
 
-def _chunk_loss(
-    recalibrated: torch.Tensor,
-    teacher: torch.Tensor,
-    labels: torch.Tensor,
-    head: torch.Tensor,
-    *,
-    want_gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Return CE `[c]`, KL `[c]` and d(CE + KL)/d(logits) `[c, v]` of one chunk."""
-    index = labels[:, None]
-    log_r = (recalibrated.to(head.dtype) @ head.t()).float()
-    log_r -= torch.logsumexp(log_r, dim=-1, keepdim=True)
-    ce = -log_r.gather(1, index).squeeze(1)
-    log_l = (teacher.to(head.dtype) @ head.t()).float()
-    log_l -= torch.logsumexp(log_l, dim=-1, keepdim=True)
-    p_l = log_l.exp()
-    kl = (log_l.sub_(log_r)).mul_(p_l).sum(-1)
-    if not want_gradient:
-        return ce, kl, None
-    # d CE / d logits = p_r - onehot, d KL / d logits = p_r - p_l.
-    gradient = log_r.exp_().mul_(2.0).sub_(p_l)
-    gradient.scatter_add_(1, index, torch.full_like(index, -1.0, dtype=gradient.dtype))
-    return ce, kl, gradient
+def _logits_of_both(
+    recalibrated: torch.Tensor, teacher: torch.Tensor, head: torch.Tensor, *, buffers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the logits r and z, and room for p_l, each `[c, v]`, all within `buffers` `[>= 3 c, v]`."""
+    rows = torch.cat((recalibrated.to(head.dtype), teacher.to(head.dtype)))
+    # One product for both, so that the head is read once.
+    write_logits(rows, head, out=buffers[: len(rows)])
+    r, z, p_l = buffers[: 3 * len(recalibrated)].chunk(3)
+    return r, z, p_l
+
+
+def _losses_(
+    r: torch.Tensor, z: torch.Tensor, labels: torch.Tensor, *, p_l: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return CE `[c]` and KL `[c]` of logits r and z `[c, v]`; leave log p_r in r and p_l in `p_l`.
+
+    Every step works in place: memory traffic is what the time between two products goes into. torch computes
+    `log_softmax` row by row and reads a row's maximum and sum before it writes, so `out` may be its input.
+    """
+    log_r = torch.log_softmax(r, -1, out=r)
+    log_l = torch.log_softmax(z, -1, out=z)
+    torch.exp(log_l, out=p_l)
+    ce = -log_r.gather(1, labels[:, None]).squeeze(1)
+    kl = log_l.sub_(log_r).mul_(p_l).sum(-1)
+    return ce, kl
+
+
+def _logits_gradient_(log_r: torch.Tensor, p_l: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return d(CE + KL)/d(logits r) `[c, v]` in the place of `p_l`; `log_r` becomes p_r."""
+    # d CE / d logits = p_r - onehot, d KL / d logits = p_r - p_l; p_l + 2 (p_r - p_l) in one pass.
+    gradient = p_l.lerp_(log_r.exp_(), 2.0)
+    return gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), -1.0))

@@ -1,7 +1,9 @@
 """What a plan refuses before it counts: what `train` would refuse, in the same words."""
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.losses.frozen_head import rows_per_chunk
+from genrecal_mcore.losses.chunks import rows_per_chunk
+from genrecal_mcore.losses.frozen_head import FROZEN_HEAD_BUFFERS
+from genrecal_mcore.losses.student_head import STUDENT_HEAD_BUFFERS
 from genrecal_mcore.native import model_config
 from genrecal_mcore.parallel import Layout, layout_of
 from genrecal_mcore.planning.models import PlannedModels
@@ -40,7 +42,8 @@ def check_loss_budget(config: RunConfig, models: PlannedModels) -> None:
     """Raise `ValueError` when the loss budget holds no row of a head's logits; training sees it at step 0."""
     budget = config.loss.memory_budget_mib * 2**20
     if models.teacher is not None:
-        rows_per_chunk(models.teacher.language.vocab_size, budget)
+        rows_per_chunk(models.teacher.language.vocab_size, budget, num_buffers=FROZEN_HEAD_BUFFERS)
     if stage_of(config).student_ce:
         student = model_config(models.student.native_config, models.student.family)
-        rows_per_chunk(student.get_text_config().vocab_size, budget)
+        vocab_size = student.get_text_config().vocab_size
+        rows_per_chunk(vocab_size, budget, num_buffers=STUDENT_HEAD_BUFFERS)
