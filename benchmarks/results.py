@@ -56,9 +56,9 @@ def show(benchmark: Benchmark, console: Console) -> None:
     for row in benchmark.rows:
         table.add_row(*row)
     console.print(table)
-    console.print(benchmark.about, soft_wrap=True)
+    console.print(benchmark.about, soft_wrap=True, markup=False)
     for target in benchmark.targets:
-        console.print(target_text(target), soft_wrap=True)
+        console.print(target_text(target), soft_wrap=True, markup=False)
 
 
 def target_text(target: Target) -> str:
