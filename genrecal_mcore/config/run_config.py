@@ -144,7 +144,7 @@ class LossConfig(_Section):
     """How the losses through a head are computed."""
 
     memory_budget_mib: int = Field(default=512, ge=1)
-    """Most extra memory for logits and their gradients; more is faster, up to a point."""
+    """Most extra memory for logits and their gradients; more makes larger matrix products, up to 512 rows."""
 
 
 class DataSource(_Section):

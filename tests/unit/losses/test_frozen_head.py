@@ -10,8 +10,9 @@ from tests.helpers.live_memory import LiveMemory
 
 T, H, V = 37, 24, 211
 ROW_BYTES = FROZEN_HEAD_BUFFERS * V * 4
-RTOL = {torch.float64: 1e-12, torch.float32: 1e-5}  # worst seen in fp32 1e-6, of rows and of whole gradients
-RTOL_BFLOAT16_GRADIENT = 4e-3  # worst seen 2.4e-3: rounded when computed, and when scaled
+RTOL = {torch.float64: 1e-14, torch.float32: 2e-6}
+"""Of all rows and of whole gradients; worst seen over 200 seeds 9e-16 and 5e-7."""
+RTOL_BFLOAT16_GRADIENT = 4e-3  # worst seen 2.6e-3: rounded when computed, and when scaled
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
 
 
@@ -129,7 +130,7 @@ def test_a_budget_below_one_row_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("num_rows", [50, 400])
+@pytest.mark.parametrize("num_rows", [30, 90])
 def test_memory_stays_within_the_budget_whatever_the_number_of_rows(
     num_rows: int, dtype: torch.dtype
 ) -> None:

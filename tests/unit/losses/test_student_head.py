@@ -8,8 +8,9 @@ from tests.helpers.live_memory import LiveMemory
 
 T, H, V = 37, 24, 211
 ROW_BYTES = STUDENT_HEAD_BUFFERS * V * 4
-RTOL = {torch.float64: 1e-12, torch.float32: 1e-5}  # worst seen in fp32 5e-7, of value and whole gradients
-RTOL_BFLOAT16_GRADIENT = 4e-3  # worst seen 2.5e-3: rounded when computed, and when scaled
+RTOL = {torch.float64: 1e-14, torch.float32: 2e-6}
+"""Of the value and of whole gradients; worst seen over 200 seeds 6e-16 and 4e-7."""
+RTOL_BFLOAT16_GRADIENT = 4e-3  # worst seen 2.6e-3: rounded when computed, and when scaled
 
 
 def make_inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
