@@ -79,6 +79,15 @@ class TrainConfig(_Section):
     """Of the student's decoder layers, how many are computed again, the first ones; all if left out. Fewer
     are faster, where there is memory for what the others keep.
     """
+    reshard_after_forward: bool = True
+    """Whether a student rank lets go of a decoder layer's weights after the forward pass and gathers them
+    again for the backward pass. False is faster where there is memory for the student's whole weights: those
+    that learn are gathered once a microbatch, frozen ones never.
+    """
+    reduce_every_microbatch: bool = False
+    """Whether gradients are summed over the student ranks with each microbatch, and kept as shards, instead
+    of once a step, and kept whole until then.
+    """
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the student's computation and frozen weights; what learns is kept in float32."""
     checkpoint_every_steps: int = Field(default=100, ge=1)

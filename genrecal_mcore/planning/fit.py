@@ -41,22 +41,29 @@ def _problem(kind: RankKind, config: RunConfig, available_bytes: int) -> str:
 
 def remedies(part: Part, config: RunConfig) -> Iterator[str]:
     """Yield what to change in a configuration to make a part smaller."""
+    train = config.train
     if part == Part.ACTIVATIONS:
-        if config.stage != 1 and not config.train.gradient_checkpointing:
-            yield "set train.gradient_checkpointing to true"
-        if config.train.checkpointed_layers is not None:
-            yield "leave out train.checkpointed_layers"
-        if config.most_unit_tokens > config.data.max_tokens:
-            yield f"lower {_unit_key(config)}"
-        yield "lower data.max_tokens"
+        yield from _activation_remedies(config)
     elif part == Part.PIPELINE:
         yield f"lower {_unit_key(config)} or data.max_tokens"
     elif part == Part.TRANSFER:
         yield f"lower transfer.prefetch or {_unit_key(config)}"
-    elif part == Part.WHOLE_GRADIENTS and config.may_accumulate:
-        yield "take fewer samples a rank, all in one microbatch, and raise mesh.student.dp for the same batch"
+    elif part == Part.WHOLE_GRADIENTS and config.may_accumulate and not train.reduce_every_microbatch:
+        yield "set train.reduce_every_microbatch to true"
+    elif part in (Part.STUDENT_FROZEN, Part.GATHERED_WEIGHTS) and not train.reshard_after_forward:
+        yield "set train.reshard_after_forward to true"
     else:
         yield _REMEDIES.get(part, _NO_KEY)
+
+
+def _activation_remedies(config: RunConfig) -> Iterator[str]:
+    if config.stage != 1 and not config.train.gradient_checkpointing:
+        yield "set train.gradient_checkpointing to true"
+    if config.train.checkpointed_layers is not None:
+        yield "leave out train.checkpointed_layers"
+    if config.most_unit_tokens > config.data.max_tokens:
+        yield f"lower {_unit_key(config)}"
+    yield "lower data.max_tokens"
 
 
 def _unit_key(config: RunConfig) -> str:

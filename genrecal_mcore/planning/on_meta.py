@@ -7,7 +7,12 @@ from genrecal_mcore.models import Recalibrator
 from genrecal_mcore.native import build_model
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels
 from genrecal_mcore.planning.sizes import ROOT, StudentTensor
-from genrecal_mcore.training.student_assembly import assemble_student_module, sharded_layers
+from genrecal_mcore.training.student_assembly import (
+    assemble_student_module,
+    recalibrator_layers,
+    student_layers,
+    whole_parameters,
+)
 from genrecal_mcore.training.student_module import StudentModule
 
 LANGUAGE_PREFIXES = ("model.language_model.", "lm_head.")
@@ -38,10 +43,13 @@ def student_module_on_meta(config: RunConfig, models: PlannedModels) -> StudentM
     return assemble_student_module(config, student, recalibrator, head)
 
 
-def student_tensors(module: StudentModule) -> tuple[StudentTensor, ...]:
-    """Return every parameter of a student module, a tied one once."""
-    layers = enumerate(sharded_layers(module))
-    unit_of = {id(p): f"layer {number}" for number, layer in layers for p in layer.parameters()}
+def student_tensors(module: StudentModule, config: RunConfig) -> tuple[StudentTensor, ...]:
+    """Return every parameter of a student module, a tied one once, and how `shard_` shards it."""
+    layers = enumerate([*student_layers(module), *recalibrator_layers(module)])
+    unit_of: dict[int, str | None] = {
+        id(p): f"layer {number}" for number, layer in layers for p in layer.parameters()
+    }
+    unit_of |= dict.fromkeys(map(id, whole_parameters(module, config)))
     return tuple(
         StudentTensor(
             name=name,

@@ -19,8 +19,10 @@ class StudentTensor:
     element_size: int
     """Bytes of an element where it is kept, sharded."""
     learns: bool
-    unit: str
-    """The unit of FSDP that gathers it: the decoder layer that holds it, or `ROOT`."""
+    unit: str | None
+    """The unit of FSDP that gathers it: the decoder layer that holds it, or `ROOT`. None for one that is
+    whole on every rank.
+    """
 
     @property
     def is_recalibrator(self) -> bool:
@@ -34,6 +36,8 @@ class StudentTensor:
 
     def local_numel(self, dp: int) -> int:
         """Return the elements that the first of dp ranks keeps; FSDP2 pads the others' shards to as many."""
+        if self.unit is None:
+            return self.numel
         return -(-self.shape[0] // dp) * prod(self.shape[1:])
 
 

@@ -1,5 +1,6 @@
 """Bytes of a student rank: the first one's, whose shards are the largest."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ FP32_SIZE = 4
 MOMENTS = 2
 """AdamW's running means of the gradient and of its square."""
 GATHERED_LAYERS = 2
-"""Decoder layers in whole weights at once: the one in work, and the next one on its way."""
+"""Decoder layers in whole weights at once, of those that are let go of after the forward pass: the one in
+work, and the next one on its way.
+"""
 
 
 def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> RankKind:
@@ -25,21 +28,25 @@ def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> Ra
     Before it is sharded the whole module stands on each rank: `build_student_module` moves it there.
     """
     module = student_module_on_meta(config, models)
-    tensors = student_tensors(module)
+    tensors = student_tensors(module, config)
     head = module.teacher_head.nbytes if models.teacher is not None else 0
     parts = weight_parts(tensors, dp=mesh.dp)
     if head:
         parts[Part.TEACHER_HEAD] = head
     learning = [tensor for tensor in tensors if tensor.learns]
-    parts[Part.GRADIENTS] = FP32_SIZE * sum(tensor.local_numel(mesh.dp) for tensor in learning)
+    reduces_each = config.may_accumulate and config.train.reduce_every_microbatch
+    parts[Part.GRADIENTS] = gradient_bytes(learning, dp=mesh.dp, reduces_each=reduces_each)
     parts[Part.OPTIMIZER] = optimizer_bytes(learning, dp=mesh.dp)
     parts[Part.GATHERED_WEIGHTS] = gathered_bytes(
-        tensors, dp=mesh.dp, element_size=models.student.element_size
+        tensors,
+        dp=mesh.dp,
+        element_size=models.student.element_size,
+        reshards=config.train.reshard_after_forward,
     )
     parts[Part.WHOLE_GRADIENTS] = whole_gradient_bytes(
         learning,
         element_size=models.student.element_size,
-        accumulates=config.may_accumulate,
+        keeps_whole=config.may_accumulate and not reduces_each,
     )
     if models.teacher is not None:
         parts[Part.TRANSFER] = received_bytes(config, models)
@@ -75,35 +82,52 @@ def optimizer_bytes(learning: Sequence[StudentTensor], *, dp: int) -> int:
     return sum(FP32_SIZE * (MOMENTS * tensor.local_numel(dp) + 1) for tensor in learning)
 
 
-def gathered_bytes(tensors: Sequence[StudentTensor], *, dp: int, element_size: int) -> int:
-    """Return the whole weights at hand in the run's dtype: the root's, kept from forward to backward, and the
-    largest decoder layer's twice, the one in work and the one that is gathered ahead of it.
-
-    Source: `FSDPParamGroup.unshard`, `wait_for_unshard` and `reshard` of torch 2.13.
+def gradient_bytes(learning: Sequence[StudentTensor], *, dp: int, reduces_each: bool) -> int:
+    """Return the fp32 shards of the gradients, and where each of several microbatches adds to them, the new
+    ones of the largest unit.
     """
-    sizes: dict[str, int] = {ROOT: 0}
+    shards: dict[str | None, int] = defaultdict(int)
+    for tensor in learning:
+        shards[tensor.unit] += FP32_SIZE * tensor.local_numel(dp)
+    return sum(shards.values()) + (max(shards.values(), default=0) if reduces_each else 0)
+
+
+def gathered_bytes(tensors: Sequence[StudentTensor], *, dp: int, element_size: int, reshards: bool) -> int:
+    """Return the whole weights at hand in the run's dtype.
+
+    The root's, kept from forward to backward, and the larger of: the largest decoder layer of those that are
+    let go of after the forward pass, twice; all that are kept, the Recalibrator's, and where nothing
+    `reshards` the student's too. The buffer in which the last one came is there before its gradients are, and
+    smaller. Source: `FSDPParamGroup.unshard`, `wait_for_unshard` and `reshard` of torch 2.13.
+    """
+    units: dict[str, int] = defaultdict(int)
+    kept = {tensor.unit for tensor in tensors if tensor.is_recalibrator or not reshards}
     for tensor in tensors:
-        padded = dp * tensor.local_numel(dp) * element_size
-        sizes[tensor.unit] = sizes.get(tensor.unit, 0) + padded
-    root = sizes.pop(ROOT)
-    return root + GATHERED_LAYERS * max(sizes.values(), default=0)
+        if tensor.unit is not None:
+            units[tensor.unit] += dp * tensor.local_numel(dp) * element_size
+    root = units.pop(ROOT, 0)
+    let_go = [size for unit, size in units.items() if unit not in kept]
+    stays = [size for unit, size in units.items() if unit in kept]
+    return root + max(GATHERED_LAYERS * max(let_go, default=0), sum(stays))
 
 
-def whole_gradient_bytes(learning: Sequence[StudentTensor], *, element_size: int, accumulates: bool) -> int:
+def whole_gradient_bytes(learning: Sequence[StudentTensor], *, element_size: int, keeps_whole: bool) -> int:
     """Return the gradients that are not sharded yet.
 
-    A unit's gradients come in the run's dtype and are copied once into fp32 to be reduced. With one
-    microbatch a step that is the root's and a layer's at once, and the copy of either. With several, FSDP2
-    keeps every gradient whole, in fp32, until the last microbatch: `set_requires_gradient_sync(False)` saves
-    communication, not memory. Source: `FSDPParamGroup.post_backward`, `foreach_reduce` and
-    `FSDPParam.to_accumulated_grad_if_needed` of torch 2.13.
+    A unit's gradients come in the run's dtype and are copied once into fp32 to be reduced. Where each
+    microbatch is reduced, or a step has but one, that is the root's and a layer's at once, and the copy of
+    either. Otherwise FSDP2 keeps every gradient whole, in fp32, until the last microbatch:
+    `set_requires_gradient_sync(False)` saves communication, not memory.
+    Source: `FSDPParamGroup.post_backward`, `foreach_reduce` and `FSDPParam.to_accumulated_grad_if_needed` of
+    torch 2.13.
     """
     units: dict[str, int] = {ROOT: 0}
     for tensor in learning:
+        assert tensor.unit is not None
         units[tensor.unit] = units.get(tensor.unit, 0) + tensor.numel
     every = sum(units.values())
     largest = max(units.values())
-    if accumulates:
+    if keeps_whole:
         return FP32_SIZE * every + (element_size + FP32_SIZE) * largest
     root = units.pop(ROOT)
     layer = max(units.values(), default=0)

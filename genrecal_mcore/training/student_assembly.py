@@ -3,6 +3,7 @@ result.
 """
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,8 +54,9 @@ def assemble_student_module(
     """Put the parts of a run together: adapters, what learns, dtypes, modes.
 
     `student` is in the run's dtype, nothing of it learning; `head` is `[v, h_t]`. Parameters that learn
-    become float32, whatever the dtype of the rest: an update of 1e-4 would be lost in bfloat16. The parts may
-    be on the meta device: `planning` counts what this returns.
+    become float32, whatever the dtype of the rest: an update of 1e-4 would be lost in bfloat16. A frozen
+    Recalibrator is in the run's dtype too. The parts may be on the meta device: `planning` counts what this
+    returns.
     """
     stage = stage_of(config)
     use_packed_attention(student.model.language_model.config)
@@ -67,9 +69,9 @@ def assemble_student_module(
     module = StudentModule(
         student, recalibrator, head, stage=stage, loss_memory_bytes=config.loss.memory_budget_mib * 2**20
     )
+    dtype = getattr(torch, config.train.dtype)
     for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+        parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else dtype)
     set_modes(module, config)
     return module
 
@@ -169,23 +171,27 @@ def set_modes(module: StudentModule, config: RunConfig) -> None:
     if module.recalibrator is not None:
         module.recalibrator.train()
     if config.train.gradient_checkpointing and module.stage.student_learns != "nothing":
-        num_layers = len(module.student.model.language_model.layers)
+        num_layers = len(student_layers(module))
         checkpoint_layers(module.student, num_layers=config.train.num_checkpointed(num_layers))
 
 
 def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -> StudentModule:
     """Shard parameters, gradients and optimizer state over the student group with FSDP2, in place.
 
-    Every decoder layer is a unit of its own; head, embedding, vision and projections belong to the root, so
-    that the one forward of the root finds them whole. Gradients are summed, not averaged: losses are divided
-    by global counts already.
+    Every decoder layer is a unit of its own; what learns of head, embedding, vision and projections belongs
+    to the root, so that the one forward of the root finds it whole. Gradients are summed, not averaged:
+    losses are divided by global counts already.
     """
     mesh = DeviceMesh.from_group(group, module_device_type(module))
     dtype = getattr(torch, config.train.dtype)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for layer in sharded_layers(module):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(module, mesh=mesh, mp_policy=policy)
+    shard = partial(fully_shard, mesh=mesh, mp_policy=policy, ignored_params=whole_parameters(module, config))
+    for layer in student_layers(module):
+        shard(layer, reshard_after_forward=config.train.reshard_after_forward)
+    for layer in recalibrator_layers(module):
+        # The last ones forward are the first ones backward, which would wait for weights gathered again.
+        shard(layer, reshard_after_forward=False)
+    shard(module)
     for child in module.modules():
         if isinstance(child, FSDPModule):
             child.set_gradient_divide_factor(1.0)
@@ -193,12 +199,26 @@ def shard_(module: StudentModule, config: RunConfig, group: dist.ProcessGroup) -
     return module
 
 
-def sharded_layers(module: StudentModule) -> list[torch.nn.Module]:
-    """Return the decoder layers, which are sharded one by one; everything else belongs to the root."""
-    layers = list(module.student.model.language_model.layers)
-    if module.recalibrator is not None:
-        layers += list(module.recalibrator.rec_body.layers)
-    return layers
+def whole_parameters(module: StudentModule, config: RunConfig) -> set[torch.nn.Parameter]:
+    """Return the parameters that every rank keeps whole and never gathers: frozen ones outside the student's
+    decoder layers, and without `train.reshard_after_forward` those inside too.
+
+    The root's weights are whole from the forward to the backward pass: shards of them would come on top.
+    """
+    frozen = {p for p in module.parameters() if not p.requires_grad}
+    if not config.train.reshard_after_forward:
+        return frozen
+    return frozen - {p for layer in student_layers(module) for p in layer.parameters()}
+
+
+def student_layers(module: StudentModule) -> list[torch.nn.Module]:
+    """Return the decoder layers of the student, which are sharded one by one."""
+    return list(module.student.model.language_model.layers)
+
+
+def recalibrator_layers(module: StudentModule) -> list[torch.nn.Module]:
+    """Return the decoder layers of the Recalibrator, which are sharded one by one."""
+    return list(module.recalibrator.rec_body.layers) if module.recalibrator is not None else []
 
 
 def module_device_type(module: torch.nn.Module) -> str:

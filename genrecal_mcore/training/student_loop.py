@@ -87,7 +87,8 @@ def leave_early(rank: StudentRank, steps_done: int) -> NoReturn:
 def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tuple[torch.Tensor, StudentUnit]:
     """Run the step's microbatches; return this rank's loss sums `[len(LOSS_TERMS)]` and the last unit.
 
-    Gradients are reduced over the student group once, with the last microbatch.
+    Gradients are reduced over the student group with the last microbatch, or with each
+    (`train.reduce_every_microbatch`).
     """
     sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
     last = rank.num_microbatches(step) - 1
@@ -98,7 +99,7 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
         rank.status.at("computes, with all student ranks", Activity.COMPUTE)
         seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)
         assert isinstance(rank.module, FSDPModule)
-        rank.module.set_requires_gradient_sync(microbatch == last)
+        rank.module.set_requires_gradient_sync(microbatch == last or config.train.reduce_every_microbatch)
         loss, unit_sums = rank.module(unit)
         loss.backward()
         sums += unit_sums

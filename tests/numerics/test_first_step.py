@@ -15,12 +15,20 @@ from tests.helpers.tiny_models import make_tiny_model
 UNEVEN_SPLITS = {(1, 2, 1): (1, 3), (2, 2, 2): (3, 1)}
 """Layers of each pipeline stage, by the teacher's degrees; other meshes share them out evenly."""
 
+KEEPING = {
+    "shards": {},
+    "keeps-weights": {"reshard_after_forward": False},
+    "reduces-each": {"reduce_every_microbatch": True},
+}
+"""How student ranks keep weights and gradients: fields of `train`."""
+
 AXES = {
     "teacher": [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (2, 2, 2)],
     "student_dp": [1, 2, 3],
     "stage": [1, 2],
     "pair": [("internvl_qwen2", "qwen2_vl"), ("qwen2_vl", "internvl_llama")],
     "sequence_parallel": [False, True],
+    "keeping": list(KEEPING),
 }
 
 
@@ -35,7 +43,8 @@ SLOW = [case for case in all_cases(AXES, is_valid) if case not in FAST]
 def case_id(case: Case) -> str:
     tp, pp, dp = case["teacher"]
     sp = "-sp" if case["sequence_parallel"] else ""
-    return f"tp{tp}-pp{pp}-dp{dp}{sp}-student{case['student_dp']}-stage{case['stage']}-{case['pair'][0]}"
+    student = f"student{case['student_dp']}-{case['keeping']}"
+    return f"tp{tp}-pp{pp}-dp{dp}{sp}-{student}-stage{case['stage']}-{case['pair'][0]}"
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,7 @@ def test_losses_and_gradients_equal_the_reference(
         "student": {"dp": case["student_dp"]},
     }
     config["train"]["accumulation_steps"] = {1: 6, 2: 3, 3: 2}[case["student_dp"]]
+    config["train"] |= KEEPING[case["keeping"]]
     if case["stage"] == 2:
         config["init_from"] = stage1_runs[case["pair"]]
 

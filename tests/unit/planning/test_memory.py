@@ -137,10 +137,35 @@ def test_activations_shrink_with_checkpointing_and_grow_with_the_microbatch() ->
 
 def test_more_student_ranks_share_what_learns_and_its_state() -> None:
     lora = {"r": 8, "alpha": 8, "dropout": 0.0}
-    one, four = (full_size(teacher={}, student_dp=dp, student={"lora": lora})[-1].parts for dp in (1, 4))
-    for part in (Part.STUDENT_FROZEN, Part.STUDENT_LEARNING, Part.GRADIENTS, Part.OPTIMIZER):
+    one, two, four = (
+        full_size(teacher={}, student_dp=dp, student={"lora": lora})[-1].parts for dp in (1, 2, 4)
+    )
+    for part in (Part.STUDENT_LEARNING, Part.GRADIENTS, Part.OPTIMIZER):
         assert four[part] == pytest.approx(one[part] / 4, rel=1e-3)
     assert four[Part.TEACHER_HEAD] == one[Part.TEACHER_HEAD]
+    # Decoder layers are shared, the vision tower and the embeddings not: w + l, w + l / 2, w + l / 4.
+    frozen = [parts[Part.STUDENT_FROZEN] for parts in (one, two, four)]
+    assert frozen[0] - frozen[1] == 2 * (frozen[1] - frozen[2]) > frozen[0] / 4
+
+
+def test_without_resharding_frozen_weights_are_whole_on_every_rank_and_gathered_by_nobody() -> None:
+    def parts(*, dp: int, reshards: bool) -> dict[Part, int]:
+        train = {"reshard_after_forward": reshards}
+        return dict(full_size(teacher={}, student_dp=dp, train=train)[-1].parts)
+
+    kept, shared = (parts(dp=8, reshards=on) for on in (False, True))
+    assert kept[Part.STUDENT_FROZEN] == parts(dp=1, reshards=False)[Part.STUDENT_FROZEN]
+    assert kept[Part.STUDENT_FROZEN] > 2 * shared[Part.STUDENT_FROZEN]
+    assert kept[Part.GATHERED_WEIGHTS] < kept[Part.STUDENT_FROZEN] / 10
+
+
+def test_whole_gradients_are_no_more_with_many_microbatches_where_each_is_reduced() -> None:
+    def whole_gradients(**train: object) -> int:
+        return full_size(teacher={}, train=train)[-1].parts[Part.WHOLE_GRADIENTS]
+
+    reduced = whole_gradients(accumulation_steps=16, reduce_every_microbatch=True)
+    assert reduced == whole_gradients(accumulation_steps=1)
+    assert reduced < whole_gradients(accumulation_steps=16) / 2
 
 
 def test_a_whole_model_before_sharding_counts_where_it_is_more() -> None:

@@ -1,5 +1,6 @@
 """Counts against the modules that training builds, at several meshes and for every kind of body."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,4 @@ def test_every_rank_of_the_teacher_has_as_many_parameters_as_counted(
 def test_a_shard_is_rounded_up_to_whole_rows() -> None:
     tensor = StudentTensor(name="w", shape=(7, 5), element_size=4, learns=True, unit="root")
     assert [tensor.local_numel(dp) for dp in (1, 2, 7, 9)] == [35, 20, 5, 5]
+    assert replace(tensor, unit=None).local_numel(9) == 35

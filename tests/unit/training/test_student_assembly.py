@@ -60,11 +60,11 @@ def test_the_frozen_vision_encoder_keeps_nothing_for_a_backward_pass(
 
 
 def gradients_and_kept_bytes(
-    folders: dict[str, Path], train: dict[str, Any]
+    folders: dict[str, Path], **changes: dict[str, Any]
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Return the gradients of one microbatch, by name, and the bytes alive before its backward pass."""
     lora = {"r": 3, "alpha": 6, "dropout": 0.3}
-    config = run_of_stage(folders, 2, train=train, student={"lora": lora})
+    config = run_of_stage(folders, 2, student={"lora": lora}, **changes)
     module = build_student_module(config, device=CPU)
     torch.manual_seed(0)  # of the payload and of dropout
     unit = text_unit(config, module, num_tokens=29)
@@ -81,9 +81,17 @@ def test_layers_that_are_computed_again_give_the_same_gradients_and_keep_less(
 ) -> None:
     settings = [{"gradient_checkpointing": False}, *({"checkpointed_layers": n} for n in (1, 3)), {}]
     (expected, *others), kept = zip(
-        *(gradients_and_kept_bytes(tiny_folders, train) for train in settings), strict=True
+        *(gradients_and_kept_bytes(tiny_folders, train=train) for train in settings), strict=True
     )
     assert any("lora_" in name for name in expected) and any("rec_body" in name for name in expected)
     for found in others:
         torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
     assert all(more > less for more, less in pairwise(kept))
+
+
+def test_a_frozen_recalibrator_teaches_the_student_as_one_that_learns(tiny_folders: dict[str, Path]) -> None:
+    learning, _ = gradients_and_kept_bytes(tiny_folders)
+    frozen, _ = gradients_and_kept_bytes(tiny_folders, recalibrator={"learns_in_stage_2": False})
+    students = {name: gradient for name, gradient in learning.items() if name.startswith("student.")}
+    assert len(learning) > len(students) > 0
+    torch.testing.assert_close(frozen, students, rtol=0.0, atol=0.0)
