@@ -23,6 +23,7 @@ from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_feed import StudentFeed, TeacherSide
+from genrecal_mcore.training.student_unit import StepCounts
 from genrecal_mcore.training.teacher_loop import TeacherRank, run_teacher
 from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RoutePlan, Unit
 from tests.helpers.rank_pool import RankPool
@@ -32,6 +33,9 @@ TEACHER_RATE = 1.2
 """Units that the teacher could compute while the student computes one."""
 TOKENS, ANSWER_TOKENS, HIDDEN_SIZE = 1024, 128, 512
 """Of a unit; hidden states between stages are 2 MiB, features 0.25 MiB."""
+COUNTS = StepCounts(
+    teacher_answer_tokens=ANSWER_TOKENS, student_answer_tokens=ANSWER_TOKENS, teacher_tokens=TOKENS
+)
 NUM_UNITS, PREFETCH, TIMEOUT_S = 24, 2, 60.0
 LEAST_OCCUPANCY, MOST_WAIT = 0.95, 0.05
 Busy = list[tuple[float, float]]
@@ -260,7 +264,7 @@ def run_waiting_student(topology: Topology, pace: Pace) -> Busy:
         lambda unit: (batch_of(unit), batch_of(unit)),
         TeacherSide(receiver=receiver, plan=plan, mesh=topology.layout.teacher),
         stage=STAGE,
-        tokens_of_step=lambda _: (ANSWER_TOKENS, ANSWER_TOKENS),
+        counts_of_step=lambda _: COUNTS,
         device=topology.device,
     )
     wait = Waiter(pace.student_s)

@@ -6,10 +6,12 @@ Imports nothing heavy, so that a bad configuration is refused in a moment. Start
 from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_hf_folder
 from genrecal_mcore.config.loading import ConfigError, load_run_config, write_run_config
 from genrecal_mcore.config.run_config import (
+    TWO_HEAD_METHODS,
     DataConfig,
     DataSource,
     LoraConfig,
     MeshConfig,
+    Positions,
     RunConfig,
     TrainConfig,
 )
@@ -23,6 +25,7 @@ from genrecal_mcore.config.teacher_manifest import (
 )
 
 __all__ = [
+    "TWO_HEAD_METHODS",
     "ConfigError",
     "DataConfig",
     "DataSource",
@@ -31,6 +34,7 @@ __all__ = [
     "LayoutName",
     "LoraConfig",
     "MeshConfig",
+    "Positions",
     "RunConfig",
     "TeacherManifest",
     "TrainConfig",

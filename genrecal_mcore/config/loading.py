@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from genrecal_mcore.config.run_config import RunConfig
+from genrecal_mcore.config.run_config import TWO_HEAD_METHODS, DistillationConfig, RunConfig
 
 
 class ConfigError(ValueError):
@@ -77,6 +77,7 @@ def contradictions(config: RunConfig) -> list[str]:
     return [
         *_teacher_contradictions(config),
         *_start_contradictions(config),
+        *_method_contradictions(config),
         *_number_contradictions(config),
         *_memory_contradictions(config),
     ]
@@ -84,7 +85,7 @@ def contradictions(config: RunConfig) -> list[str]:
 
 def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
     label = f"method {config.method}, stage {config.stage}"
-    needs_teacher = config.method == "genrecal" and config.stage in (1, 2)
+    needs_teacher = config.method != "sft" and config.stage in (1, 2)
     for key, value in (("mesh.teacher", config.mesh.teacher), ("teacher.checkpoint", config.teacher)):
         if needs_teacher and value is None:
             yield f"{key} is missing; {label} needs a teacher"
@@ -101,16 +102,27 @@ def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
 
 
 def _start_contradictions(config: RunConfig) -> Iterator[str]:
-    if config.method == "sft" and config.stage == 1:
-        yield "stage 1 does not exist for method sft, which has no Recalibrator; use stage 2 or 3"
+    if config.method != "genrecal" and config.stage == 1:
+        method = config.method
+        yield f"stage 1 does not exist for method {method}, which has no Recalibrator; use stage 2 or 3"
         return
-    needed = {("genrecal", 2): "a stage-1 run", ("genrecal", 3): "a stage-2 run", ("sft", 3): "a stage-2 run"}
-    what = needed.get((config.method, config.stage))
+    what = "a stage-2 run" if config.stage == 3 else None
+    if config.method == "genrecal" and config.stage == 2:
+        what = "a stage-1 run"
     if what and config.init_from is None:
         yield f"init_from is missing; method {config.method}, stage {config.stage} starts from {what}"
     if not what and config.init_from is not None:
         label = f"method {config.method}, stage {config.stage}"
         yield f"init_from is {config.init_from}, but {label} starts afresh; remove it"
+
+
+def _method_contradictions(config: RunConfig) -> Iterator[str]:
+    method, usual = config.method, DistillationConfig()
+    positions, skew = config.distillation.positions, config.distillation.skew
+    if method not in TWO_HEAD_METHODS and positions != usual.positions:
+        yield f"distillation.positions is {positions}, but method {method} compares no heads; remove it"
+    if method != "skew_reverse_kl" and skew != usual.skew:
+        yield f"distillation.skew is {skew:g}, but method {method} has no skew; remove it"
 
 
 def _number_contradictions(config: RunConfig) -> Iterator[str]:

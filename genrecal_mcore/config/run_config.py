@@ -9,6 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Method = Literal["genrecal", "sft", "kl", "reverse_kl", "skew_reverse_kl"]
+TWO_HEAD_METHODS = ("kl", "reverse_kl", "skew_reverse_kl")
+"""Methods that compare the next-token distributions of both models, each made by its own head."""
+Positions = Literal["all", "answers"]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,6 +154,17 @@ class RecalibratorConfig(_Section):
     """Whether the Recalibrator goes on learning while it teaches."""
 
 
+class DistillationConfig(_Section):
+    """How the methods that compare both models' own next-token distributions do it, in stage 2."""
+
+    positions: Positions = "all"
+    """`all` compares at every token, questions and images too, which both models must cut in the same way;
+    `answers` where an answer token is predicted, so that images and chat headers may differ.
+    """
+    skew: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the student's distribution in the mixture that `skew_reverse_kl` compares it with."""
+
+
 class LossConfig(_Section):
     """How the losses through a head are computed."""
 
@@ -208,8 +224,10 @@ class RunConfig(_Section):
 
     stage: Literal[1, 2, 3]
     """1 aligns the Recalibrator, 2 distils into the student, 3 fine-tunes the student alone."""
-    method: Literal["genrecal", "sft"] = "genrecal"
-    """`sft` is the baseline: stages 2 and 3 without teacher and Recalibrator."""
+    method: Method = "genrecal"
+    """The others are baselines of stages 2 and 3 without Recalibrator. `sft` has no teacher; `kl`,
+    `reverse_kl` and `skew_reverse_kl` compare both models' distributions, and need equal tokens.
+    """
     init_from: Path | None = None
     """Run folder whose result this run starts from."""
     run: RunFolder
@@ -219,12 +237,18 @@ class RunConfig(_Section):
     teacher: TeacherConfig | None = None
     student: StudentConfig
     recalibrator: RecalibratorConfig = RecalibratorConfig()
+    distillation: DistillationConfig = DistillationConfig()
     loss: LossConfig = LossConfig()
     data: DataConfig
     trace: TraceConfig | None = None
     """None records nothing and costs nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+
+    @property
+    def compares_heads(self) -> bool:
+        """Whether this run compares the distributions that both models' own heads give."""
+        return self.stage == 2 and self.method in TWO_HEAD_METHODS
 
     @property
     def most_unit_tokens(self) -> int:

@@ -4,10 +4,19 @@ plans.
 Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
 """
 
-from genrecal_mcore.data.index import SampleIndex, SkippedSample, build_index, count_reasons, write_skipped
+from genrecal_mcore.data.index import (
+    SampleIndex,
+    SkippedSample,
+    build_index,
+    count_reasons,
+    first_samples,
+    write_skipped,
+)
+from genrecal_mcore.data.label_rows import ComparedRows, compared_rows, label_positions
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader, UnitSamples, View, start_worker_server, unit_samples
 from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
+from genrecal_mcore.data.pair import check_shared_tokens, check_vocabularies
 from genrecal_mcore.data.payload import payload_rows
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.recalibrator_layout import (
@@ -22,6 +31,7 @@ __all__ = [
     "AnswerSpan",
     "BatchShape",
     "BrokenSample",
+    "ComparedRows",
     "Microbatch",
     "ModelProcessor",
     "RecalibratorLayout",
@@ -38,6 +48,11 @@ __all__ = [
     "batch_shape",
     "build_index",
     "count_reasons",
+    "check_shared_tokens",
+    "check_vocabularies",
+    "compared_rows",
+    "first_samples",
+    "label_positions",
     "load_processor",
     "load_processors",
     "payload_rows",

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from genrecal_mcore.config import DataConfig, DataSource
 from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.llava import BrokenSample, build_sample, read_source
 from genrecal_mcore.data.processor import ImageSize, ModelProcessor
-from genrecal_mcore.data.types import Sample
+from genrecal_mcore.data.shared_tokens import SharedTokens, shared_tokens
+from genrecal_mcore.data.types import RenderedSample, Sample
 
 Gather = Callable[[list[Any]], list[list[Any]]]
 """Gives every rank the lists of all ranks, in rank order."""
@@ -43,6 +45,8 @@ class SampleFacts:
     teacher_answer_tokens: int
     student_tokens: int
     student_answer_tokens: int
+    shared_tokens: SharedTokens
+    """Where both models read the same token ids; `none` also where there is no teacher."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +102,15 @@ def build_index(
     )
 
 
+def first_samples(
+    data: DataConfig, processors: Mapping[str, ModelProcessor | None], *, num_records: int
+) -> list[tuple[Sample, SampleFacts]]:
+    """Check the first records of the data alone; broken ones are left out."""
+    records = ((source, number, record) for source in data.sources for number, record in read_source(source))
+    checked = (_check(data, processors, *entry) for entry in islice(records, num_records))
+    return [entry for entry in checked if not isinstance(entry, SkippedSample)]
+
+
 def write_skipped(path: Path, index: SampleIndex) -> None:
     """Write one line of JSON for each sample that was left out."""
     path.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in index.skipped), encoding="utf-8")
@@ -119,20 +132,25 @@ def _check(
     try:
         sample = build_sample(record, source, number=number)
         sizes = tuple(_image_size(path, verify=data.verify_images) for path in sample.images)
-        counts = {role: _token_counts(model, sample, sizes, data) for role, model in processors.items()}
+        rendered = {role: _render(model, sample, sizes, data) for role, model in processors.items()}
     except BrokenSample as error:
         record_id = record.get("id", "") if isinstance(record, dict) else ""
         name = source.name or source.path.stem
         return SkippedSample(id=str(record_id), source=name, number=number, reason=str(error))
-    teacher, student = counts["teacher"], counts["student"]
-    facts = SampleFacts(
+    return sample, _facts(sizes, rendered["teacher"], rendered["student"])
+
+
+def _facts(
+    sizes: tuple[ImageSize, ...], teacher: RenderedSample | None, student: RenderedSample | None
+) -> SampleFacts:
+    return SampleFacts(
         image_sizes=sizes,
-        teacher_tokens=teacher[0],
-        teacher_answer_tokens=teacher[1],
-        student_tokens=student[0],
-        student_answer_tokens=student[1],
+        teacher_tokens=len(teacher.input_ids) if teacher else 0,
+        teacher_answer_tokens=teacher.num_answer_tokens if teacher else 0,
+        student_tokens=len(student.input_ids) if student else 0,
+        student_answer_tokens=student.num_answer_tokens if student else 0,
+        shared_tokens=shared_tokens(teacher, student) if teacher and student else "none",
     )
-    return sample, facts
 
 
 def _image_size(path: Path, *, verify: bool) -> ImageSize:
@@ -142,17 +160,17 @@ def _image_size(path: Path, *, verify: bool) -> ImageSize:
         return image.size
 
 
-def _token_counts(
+def _render(
     processor: ModelProcessor | None, sample: Sample, sizes: Sequence[ImageSize], data: DataConfig
-) -> tuple[int, int]:
-    """Return tokens and answer tokens of a sample for one model; zeros where there is no such model."""
+) -> RenderedSample | None:
+    """Return a sample as one model reads it; None where there is no such model."""
     if processor is None:
-        return 0, 0
+        return None
     rendered = processor.render(sample, sizes)
     if len(rendered.input_ids) > data.max_tokens:
         found = len(rendered.input_ids)
         raise BrokenSample(f"{found} tokens are more than data.max_tokens ({data.max_tokens})")
-    return len(rendered.input_ids), rendered.num_answer_tokens
+    return rendered
 
 
 def _refuse_other_files(shares: Sequence[Sequence[Any]], num_records: int) -> None:

@@ -24,7 +24,7 @@ from genrecal_mcore.data.families.record import ImageTokens
 from genrecal_mcore.data.internlm2_tokenizer import load_internlm2_tokenizer
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
-from genrecal_mcore.layouts import is_native, native_config_of, read_json_object
+from genrecal_mcore.layouts import is_native, language_body_spec, native_config_of, read_json_object
 
 ImageSize = tuple[int, int]
 """Width, height in pixels."""
@@ -70,6 +70,11 @@ class ModelProcessor:
     def __reduce__(self) -> tuple[Callable[[Path], "ModelProcessor"], tuple[Path]]:
         """Travel to another process as the folder that it came from."""
         return load_processor, (self.folder,)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the model's head, those that name no token included."""
+        return language_body_spec(self.hf_config).vocab_size
 
     @property
     def digest(self) -> str:

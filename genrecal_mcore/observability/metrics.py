@@ -26,6 +26,7 @@ METRIC_FIELDS: tuple[str, ...] = (
     "ce_reg",
     "kl_reg",
     "ce_student",
+    "kl_student",
     "answer_tokens_teacher",
     "answer_tokens_student",
     "samples",

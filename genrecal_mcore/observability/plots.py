@@ -94,8 +94,11 @@ LOSS_PANELS = (
         ),
     ),
     Panel(
-        title="Student's own head: cross entropy",
-        lines=(Line(field="ce_student", label="cross entropy", color=GREEN),),
+        title="Student's own head",
+        lines=(
+            Line(field="ce_student", label="cross entropy", color=GREEN),
+            Line(field="kl_student", label="divergence from the teacher's head", color=ORANGE),
+        ),
     ),
 )
 TIME_PANELS = (

@@ -7,6 +7,7 @@ from genrecal_mcore.models import Recalibrator
 from genrecal_mcore.native import build_model
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels
 from genrecal_mcore.planning.sizes import ROOT, StudentTensor
+from genrecal_mcore.training.stages import stage_of
 from genrecal_mcore.training.student_assembly import (
     assemble_student_module,
     recalibrator_layers,
@@ -34,11 +35,12 @@ def student_module_on_meta(config: RunConfig, models: PlannedModels) -> StudentM
         if models.teacher is not None:
             language, dtype = models.teacher.language, getattr(torch, models.teacher.model.dtype)
             head = torch.empty(language.vocab_size, language.hidden_size, dtype=dtype)
-            recalibrator = Recalibrator(
-                student.config.get_text_config(),
-                teacher_hidden_size=language.hidden_size,
-                num_layers=config.recalibrator.num_layers,
-            )
+            if stage_of(config).has_recalibrator:
+                recalibrator = Recalibrator(
+                    student.config.get_text_config(),
+                    teacher_hidden_size=language.hidden_size,
+                    num_layers=config.recalibrator.num_layers,
+                )
     student = student.to(getattr(torch, models.student.dtype)).requires_grad_(False)
     return assemble_student_module(config, student, recalibrator, head)
 

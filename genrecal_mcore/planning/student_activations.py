@@ -72,9 +72,12 @@ def recalibrated_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -
     """Return what the Recalibrator's paths and their losses take for a token; none without a teacher.
 
     Their rows, questions of one tokenizer and answers of the other, are taken to be as many as the student's.
+    Without a Recalibrator both models' rows are compared: copies of both, and the student's gradient.
     """
     if shapes.teacher_hidden_size is None:
         return 0
+    if not stage.has_recalibrator:
+        return shapes.element_size * (2 * shapes.body.hidden_size + shapes.teacher_hidden_size)
     paths = int(stage.student_path) + int(stage.teacher_path)
     sizes = {"element_size": shapes.element_size, "teacher_hidden_size": shapes.teacher_hidden_size}
     path = recalibrator_bytes_per_token(

@@ -24,6 +24,9 @@ from genrecal_mcore.data import (
     View,
     batch_shape,
     build_index,
+    check_shared_tokens,
+    check_vocabularies,
+    first_samples,
     load_processors,
     num_microbatches,
     sample_order,
@@ -44,6 +47,9 @@ from genrecal_mcore.training.tracing import begin_trace
 from genrecal_mcore.transfer import Unit, edges
 
 logger = logging.getLogger(__name__)
+
+NUM_TRIAL_RECORDS = 8
+"""Records that are looked at before a job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +103,20 @@ def check_inputs(config: RunConfig, layout: Layout) -> None:
         raise ValueError(
             f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"
         )
+    if config.compares_heads:
+        check_pair(config)
+
+
+def check_pair(config: RunConfig) -> None:
+    """Raise `ValueError` for models whose distributions cannot be compared: other tokens, or other ids.
+
+    All samples are compared when the data is checked; the first few show a wrong pair before a job.
+    """
+    processors = load_processors(config)
+    check_vocabularies(config.method, processors)
+    check_shared_tokens(
+        config, processors, first_samples(config.data, processors, num_records=NUM_TRIAL_RECORDS)
+    )
 
 
 def check_checkpointed_layers(config: RunConfig) -> None:
@@ -193,6 +213,8 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
         config.data, processors, rank=rank, world_size=layout.world_size, gather=gather_over_world
     )
     check_positions(config, index)
+    if config.compares_heads:
+        check_shared_tokens(config, processors, zip(index.samples, index.facts, strict=True))
     if rank == 0:
         write_skipped(config.run.dir / "skipped.jsonl", index)
     checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=rank) if resume else None

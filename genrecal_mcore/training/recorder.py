@@ -13,7 +13,7 @@ from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLin
 from genrecal_mcore.status import Activity
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_feed import Waits
-from genrecal_mcore.training.student_module import LOSS_TERMS, StudentUnit
+from genrecal_mcore.training.student_unit import LOSS_TERMS, StepCounts, StudentUnit
 
 MEASURED = {
     Activity.COMPUTE: "compute_s",
@@ -107,17 +107,17 @@ class StepRecorder:
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _metrics(self, record: StepRecord, totals: dict[str, float]) -> dict[str, MetricValue]:
-        unit, stage, ranks = record.unit, self.stage, self.group.size()
-        terms = self._loss_terms(unit, totals)
-        whole = ("ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student")
+        counts, stage, ranks = record.unit.counts, self.stage, self.group.size()
+        terms = self._loss_terms(counts, totals)
+        whole = ("ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "kl_student")
         return {
             "step": record.step,
             "stage": self.stage_number,
             "lr": record.lr,
             "loss": sum(terms[name] or 0.0 for name in whole),
             **terms,
-            "answer_tokens_teacher": unit.teacher_answer_tokens if stage.has_teacher else None,
-            "answer_tokens_student": unit.student_answer_tokens,
+            "answer_tokens_teacher": counts.teacher_answer_tokens if stage.has_teacher else None,
+            "answer_tokens_student": counts.student_answer_tokens,
             "samples": (record.step + 1) * self.samples_per_step,
             "step_s": record.seconds,
             **{name: totals[name] / ranks for name in MEASURED.values()},
@@ -128,19 +128,28 @@ class StepRecorder:
             "grad_norm": float(record.grad_norm),
         }
 
-    def _loss_terms(self, unit: StudentUnit, totals: dict[str, float]) -> dict[str, float | None]:
-        terms: dict[str, float | None] = {}
-        for name in LOSS_TERMS:
-            tokens = unit.student_answer_tokens if name == "ce_student" else unit.teacher_answer_tokens
-            terms[name] = totals[name] / tokens if self._has_term(name) else None
+    def _loss_terms(self, counts: StepCounts, totals: dict[str, float]) -> dict[str, float | None]:
+        terms: dict[str, float | None] = {
+            name: totals[name] / self._count_of(name, counts) if self._has_term(name) else None
+            for name in LOSS_TERMS
+        }
         for name in ("ce_recal", "kl_recal"):
             boundary, rest = terms[f"{name}_boundary"], terms[f"{name}_rest"]
             terms[name] = None if boundary is None or rest is None else boundary + rest
         return terms
 
+    def _count_of(self, name: str, counts: StepCounts) -> int:
+        if name == "ce_student":
+            return counts.student_answer_tokens
+        if name == "kl_student" and self.stage.comparison is not None:
+            return counts.compared(self.stage.comparison.positions)
+        return counts.teacher_answer_tokens
+
     def _has_term(self, name: str) -> bool:
         if name == "ce_student":
             return self.stage.student_ce
+        if name == "kl_student":
+            return self.stage.comparison is not None
         return self.stage.teacher_path if name.endswith("_reg") else self.stage.student_path
 
 

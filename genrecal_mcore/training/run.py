@@ -264,7 +264,7 @@ def student_feed(job: Job, module: StudentModule, loader: UnitLoader) -> Student
         loader.load,
         teacher,
         stage=job.stage,
-        tokens_of_step=tokens.of_step,
+        counts_of_step=tokens.of_step,
         device=job.topology.device,
     )
 

@@ -1,14 +1,25 @@
 """The training stages as a table of data: what learns, which losses count, whether a teacher is there.
 
-Section 3.3 of the paper. There is one student loop for every row of the table.
+Section 3.3 of the paper, and the baselines that it is compared with (section 5, appendix G). There is one
+student loop for every row of the table.
 """
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from genrecal_mcore.config import RunConfig
+from genrecal_mcore.config import TWO_HEAD_METHODS, Positions, RunConfig
 
 StudentLearns = Literal["nothing", "lora", "all_but_vision_encoder"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadComparison:
+    """How the student's own next-token distribution is compared with the teacher's own."""
+
+    divergence: str
+    """A key of `losses.divergences.DIVERGENCES`."""
+    positions: Positions
+    skew: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,11 +35,18 @@ class Stage:
     """CE and KL of `[pre(z_ql), pre(z_al)]`: the regularizer (Alg. 2)."""
     student_ce: bool = False
     """CE of the student's own head on its own answer tokens."""
+    comparison: HeadComparison | None = None
+    """Of both models' own heads: traditional distillation."""
+
+    @property
+    def has_recalibrator(self) -> bool:
+        """Whether a Recalibrator takes part."""
+        return self.student_path
 
     @property
     def with_questions(self) -> bool:
-        """Whether the payload holds the teacher's question rows: only the regularizer reads them."""
-        return self.teacher_path
+        """Whether the payload holds the teacher's question rows."""
+        return self.teacher_path or self.comparison is not None and self.comparison.positions == "all"
 
 
 _STAGES = {
@@ -42,17 +60,29 @@ _STAGES = {
     ("genrecal", 2): Stage(
         student_learns="lora", has_teacher=True, recalibrator_learns=True, student_path=True, student_ce=True
     ),
-    ("genrecal", 3): Stage(student_learns="all_but_vision_encoder", student_ce=True),
     ("sft", 2): Stage(student_learns="lora", student_ce=True),
-    ("sft", 3): Stage(student_learns="all_but_vision_encoder", student_ce=True),
+    **{
+        (method, 2): Stage(student_learns="lora", has_teacher=True, student_ce=True)
+        for method in TWO_HEAD_METHODS
+    },
+    **{
+        (method, 3): Stage(student_learns="all_but_vision_encoder", student_ce=True)
+        for method in ("genrecal", "sft", *TWO_HEAD_METHODS)
+    },
 }
 
 
 def stage_of(config: RunConfig) -> Stage:
     """Return the row of the table that a run asks for, with its switches applied."""
     stage = _STAGES[config.method, config.stage]
-    if config.stage == 1 and not config.recalibrator.regularizer:
-        return replace(stage, teacher_path=False)
-    if config.stage == 2 and not config.recalibrator.learns_in_stage_2:
-        return replace(stage, recalibrator_learns=False)
+    if config.stage == 1:
+        return replace(stage, teacher_path=config.recalibrator.regularizer)
+    if config.stage == 2 and stage.has_recalibrator:
+        return replace(stage, recalibrator_learns=config.recalibrator.learns_in_stage_2)
+    if config.compares_heads:
+        distillation = config.distillation
+        comparison = HeadComparison(
+            divergence=config.method, positions=distillation.positions, skew=distillation.skew
+        )
+        return replace(stage, comparison=comparison)
     return stage

@@ -41,6 +41,8 @@ def build_student_module(config: RunConfig, *, device: torch.device) -> StudentM
     if stage.has_teacher:
         assert config.teacher is not None
         head = load_teacher_head(config.teacher.checkpoint, device=device)
+    if stage.has_recalibrator:
+        assert head is not None
         recalibrator = recalibrator_before_stage(config, student, teacher_hidden_size=head.shape[1])
     return assemble_student_module(config, student, recalibrator, head).to(device)
 

@@ -13,7 +13,7 @@ from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder
 from genrecal_mcore.parallel import MeshSpec
 from genrecal_mcore.training.ahead import begun_ahead
 from genrecal_mcore.training.stages import Stage
-from genrecal_mcore.training.student_module import StudentUnit
+from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 from genrecal_mcore.transfer import FeatureReceiver, RoutePlan, Unit, owner_of_rows, unit_digest
 
 LoadUnit = Callable[[Unit], tuple[Microbatch, ...]]
@@ -42,18 +42,20 @@ class Waits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepTokens:
-    """Counts the label-bearing tokens of whole steps from the index, without a word to other ranks."""
+    """Counts the tokens of whole steps from the index, without a word to other ranks."""
 
     index: SampleIndex
     order: SampleOrder
     batch: BatchShape
 
-    def of_step(self, step: int) -> tuple[int, int]:
-        """Return the answer tokens of a step in the teacher's and in the student's tokenizer."""
-        samples = self.order.samples_of_step(step, self.batch)
-        teacher = sum(self.index.facts[i].teacher_answer_tokens for i in samples)
-        student = sum(self.index.facts[i].student_answer_tokens for i in samples)
-        return teacher, student
+    def of_step(self, step: int) -> StepCounts:
+        """Return the counts of a step."""
+        facts = [self.index.facts[i] for i in self.order.samples_of_step(step, self.batch)]
+        return StepCounts(
+            teacher_answer_tokens=sum(of_sample.teacher_answer_tokens for of_sample in facts),
+            student_answer_tokens=sum(of_sample.student_answer_tokens for of_sample in facts),
+            teacher_tokens=sum(of_sample.teacher_tokens for of_sample in facts),
+        )
 
 
 class StudentFeed:
@@ -65,13 +67,13 @@ class StudentFeed:
         teacher: TeacherSide | None,
         *,
         stage: Stage,
-        tokens_of_step: Callable[[int], tuple[int, int]],
+        counts_of_step: Callable[[int], StepCounts],
         device: torch.device,
     ) -> None:
         self.load = load
         self.teacher = teacher
         self.stage = stage
-        self.tokens_of_step = tokens_of_step
+        self.counts_of_step = counts_of_step
         self.device = device
         self.teacher_waited_s: dict[int, float] = {}
         """Seconds that each teacher replica waited for students so far, as its last header said."""
@@ -117,11 +119,9 @@ class StudentFeed:
             received = self.teacher.receiver.take(unit)
             payload = received.rows
             self.teacher_waited_s[self.teacher.plan.replica_of(unit)] = received.teacher_waited_s
-        teacher_tokens, student_tokens = self.tokens_of_step(unit.step)
         return StudentUnit(
             student=batch.to(self.device),
             teacher=teacher_batch[0] if teacher_batch else None,
             payload=payload,
-            teacher_answer_tokens=teacher_tokens,
-            student_answer_tokens=student_tokens,
+            counts=self.counts_of_step(unit.step),
         )

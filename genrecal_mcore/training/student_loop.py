@@ -15,7 +15,8 @@ from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
 from genrecal_mcore.training.recorder import StepRecord, StepRecorder
-from genrecal_mcore.training.student_module import LOSS_TERMS, StudentModule, StudentUnit
+from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.student_unit import LOSS_TERMS, StudentUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

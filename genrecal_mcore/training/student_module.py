@@ -4,42 +4,23 @@ Everything that learns hangs under this module, so that FSDP2 sees one root with
 one tree of names: `student.*` and `recalibrator.*`.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from genrecal_mcore.data import Microbatch, RecalibratorLayout, student_path_layout, teacher_path_layout
-from genrecal_mcore.losses import frozen_head_loss, student_head_loss
+from genrecal_mcore.data import Microbatch, RecalibratorLayout, compared_rows, label_positions
+from genrecal_mcore.losses import (
+    NO_LABEL,
+    DistilledRows,
+    FrozenHeadLoss,
+    TwoHeadObjective,
+    frozen_head_loss,
+    student_head_loss,
+    two_head_loss,
+)
 from genrecal_mcore.models import Packing, Recalibrator, student_body, student_embeddings, vision_side
 from genrecal_mcore.training.stages import Stage
-
-LOSS_TERMS = (
-    "ce_recal_boundary",
-    "ce_recal_rest",
-    "kl_recal_boundary",
-    "kl_recal_rest",
-    "ce_reg",
-    "kl_reg",
-    "ce_student",
-)
-"""Order of the sums that the module returns."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentUnit:
-    """What a student rank needs for one microbatch, on its device."""
-
-    student: Microbatch
-    teacher: Microbatch | None
-    """The same samples in the teacher's tokens, without pixels; None where no teacher takes part."""
-    payload: torch.Tensor | None
-    """`[rows, h_t]` teacher features in the order of `data.payload_rows`."""
-    teacher_answer_tokens: int
-    """Label-bearing tokens of the whole step, over all ranks and microbatches, in the teacher's tokenizer."""
-    student_answer_tokens: int
-    """The same in the student's tokenizer."""
+from genrecal_mcore.training.student_unit import LossSums, StudentUnit, regularizer_layout, student_layout
 
 
 class StudentModule(nn.Module):
@@ -71,29 +52,19 @@ class StudentModule(nn.Module):
         depends neither on the number of ranks nor on that of microbatches.
         """
         hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [t, h_s]
-        sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=hidden_states.device)
+        sums = LossSums(hidden_states.device)
         loss = torch.zeros((), device=hidden_states.device)
         if self.stage.student_path:
-            layout = student_layout(unit, with_questions=self.stage.with_questions)
-            rows = hidden_states[layout.student_rows]
-            total, ce, kl = self._recalibrated_loss(unit, layout, rows)
-            loss = loss + total / unit.teacher_answer_tokens
-            boundary = layout.is_boundary
-            sums[0], sums[1] = ce[boundary].sum(), ce[~boundary].sum()
-            sums[2], sums[3] = kl[boundary].sum(), kl[~boundary].sum()
+            loss = loss + self._student_path(unit, hidden_states, sums)
         if self.stage.teacher_path:
-            layout = regularizer_layout(unit)
-            no_rows = hidden_states.new_zeros(0, hidden_states.shape[1])
-            total, ce, kl = self._recalibrated_loss(unit, layout, no_rows)
-            loss = loss + total / unit.teacher_answer_tokens
-            sums[4], sums[5] = ce.sum(), kl.sum()
-        if self.stage.student_ce:
-            ce_sum = self._student_ce(unit.student, hidden_states)
-            loss = loss + ce_sum / unit.student_answer_tokens
-            sums[6] = ce_sum.detach()
+            loss = loss + self._teacher_path(unit, hidden_states, sums)
+        if self.stage.comparison is not None:
+            loss = loss + self._both_heads(unit, hidden_states, sums)
+        elif self.stage.student_ce:
+            loss = loss + self._student_ce(unit, hidden_states, sums)
         if unit.student.vision is None:
             loss = loss + self._nothing_of_the_projector()
-        return loss, sums
+        return loss, sums.values
 
     def _nothing_of_the_projector(self) -> torch.Tensor | float:
         """Return a zero that depends on what learns of the vision side.
@@ -118,57 +89,70 @@ class StudentModule(nn.Module):
             packing = Packing.of(batch.bounds, embeddings.device)
             return student_body(self.student, embeddings, batch.position_ids, packing)
 
+    def _student_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+        layout = student_layout(unit, with_questions=self.stage.with_questions)
+        out = self._recalibrated_loss(unit, layout, hidden_states[layout.student_rows])
+        for name, values in (("ce_recal", out.ce), ("kl_recal", out.kl)):
+            sums.add(f"{name}_boundary", values[layout.is_boundary])
+            sums.add(f"{name}_rest", values[~layout.is_boundary])
+        return out.total / unit.counts.teacher_answer_tokens
+
+    def _teacher_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+        no_rows = hidden_states.new_zeros(0, hidden_states.shape[1])
+        out = self._recalibrated_loss(unit, regularizer_layout(unit), no_rows)
+        sums.add("ce_reg", out.ce)
+        sums.add("kl_reg", out.kl)
+        return out.total / unit.counts.teacher_answer_tokens
+
     def _recalibrated_loss(
         self, unit: StudentUnit, layout: RecalibratorLayout, student_rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> FrozenHeadLoss:
         # Alg. 1 lines 4-6: Recalibrator, then CE to the labels and KL to the teacher through the teacher's
         # head.
         assert self.recalibrator is not None and unit.payload is not None
         packing = Packing.of(layout.bounds, layout.source.device)
         recalibrated = self.recalibrator(student_rows, unit.payload, layout.source, packing)  # [s, h_t]
-        out = frozen_head_loss(
+        return frozen_head_loss(
             recalibrated[layout.label_rows],
             unit.payload[layout.teacher_rows],
             layout.labels,
             self.teacher_head,
             memory_budget_bytes=self.loss_memory_bytes,
         )
-        return out.total, out.ce, out.kl
 
-    def _student_ce(self, batch: Microbatch, hidden_states: torch.Tensor) -> torch.Tensor:
+    def _both_heads(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+        # Traditional distillation: one projection of the student's rows serves its own CE too.
+        comparison = self.stage.comparison
+        assert comparison is not None and unit.teacher is not None and unit.payload is not None
+        rows = compared_rows(unit.student, unit.teacher, comparison.positions, no_label=NO_LABEL)
+        out = two_head_loss(
+            DistilledRows(
+                student=hidden_states[rows.student_rows],
+                teacher=unit.payload[rows.teacher_rows],
+                labels=rows.labels,
+            ),
+            self.student.get_output_embeddings().weight,
+            self.teacher_head,
+            objective=TwoHeadObjective(
+                divergence=comparison.divergence,
+                skew=comparison.skew,
+                ce_scale=1 / unit.counts.student_answer_tokens,
+                divergence_scale=1 / unit.counts.compared(comparison.positions),
+            ),
+            memory_budget_bytes=self.loss_memory_bytes,
+        )
+        sums.add("ce_student", out.ce)
+        sums.add("kl_student", out.divergence)
+        return out.total
+
+    def _student_ce(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
         # Question positions never see the vocabulary: only rows that predict an answer token are projected.
-        positions = label_positions(batch)
-        rows = hidden_states[positions]
-        labels = batch.input_ids[0, positions + 1]
-        weight = self.student.get_output_embeddings().weight
-        return student_head_loss(rows, labels, weight, memory_budget_bytes=self.loss_memory_bytes)
-
-
-def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLayout:
-    """Return the student path's layout on the unit's device."""
-    assert unit.teacher is not None
-    layout = student_path_layout(
-        unit.student.answer_spans,
-        unit.teacher.answer_spans,
-        unit.teacher.input_ids,
-        with_questions=with_questions,
-    )
-    return layout.to(unit.student.input_ids.device)
-
-
-def regularizer_layout(unit: StudentUnit) -> RecalibratorLayout:
-    """Return the teacher path's layout on the unit's device."""
-    assert unit.teacher is not None
-    layout = teacher_path_layout(unit.teacher.answer_spans, unit.teacher.input_ids)
-    return layout.to(unit.student.input_ids.device)
-
-
-def label_positions(batch: Microbatch) -> torch.Tensor:
-    """Return the positions `[n]` in the packed sequence of every row that predicts an answer token."""
-    positions = [
-        first + position
-        for first, spans in zip(batch.bounds, batch.answer_spans, strict=False)
-        for start, end in spans
-        for position in range(start - 1, end - 1)
-    ]
-    return torch.tensor(positions, device=batch.input_ids.device)
+        positions = label_positions(unit.student)
+        ce_sum = student_head_loss(
+            hidden_states[positions],
+            unit.student.input_ids[0, positions + 1],
+            self.student.get_output_embeddings().weight,
+            memory_budget_bytes=self.loss_memory_bytes,
+        )
+        sums.add("ce_student", ce_sum)
+        return ce_sum / unit.counts.student_answer_tokens

@@ -1,5 +1,6 @@
 """Runs the first step of a training run on a pool rank and compares what it learnt with the reference."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.helpers.closeness import assert_relatively_close
 from tests.helpers.covering import Case
 from tests.helpers.reference import (
     LoraState,
+    Objective,
     ReferenceModels,
     ReferenceSample,
     RenderedConversation,
@@ -127,7 +129,10 @@ def pair_folders(folders: dict[str, Path], pair: tuple[str, str]) -> dict[str, P
 def compare_with_reference(
     results: list[dict[str, Any] | None], case: Case, folders: dict[str, Path]
 ) -> None:
-    """Compare what `first_step` returned; `case` has a `pair` of names in `folders` and a `stage`."""
+    """Compare what `first_step` returned.
+
+    `case` has a `pair` of names in `folders`, a `stage`, and what else of `Objective` is not the default.
+    """
     (found,) = [result for result in results if result is not None]
     expected = reference(case, folders, found)
     terms = {name: value for name, value in expected.losses.items() if name in found["metrics"]}
@@ -163,13 +168,14 @@ def reference(case: Case, folders: dict[str, Path], found: dict[str, Any]) -> An
     models = ReferenceModels(
         student=student,
         teacher=teacher,
-        recalibrator=build_reference_recalibrator(state, student, teacher),
+        recalibrator=build_reference_recalibrator(state, student, teacher) if state else None,
         trainable_student=add_reference_lora(student, LoraState(tensors=lora, r=3, alpha=6.0))
         if lora
         else {},
     )
     samples = reference_samples(case, folders, found["samples"])
-    return reference_step(models, samples, stage=case["stage"])
+    asked = {field.name: case[field.name] for field in fields(Objective) if field.name in case}
+    return reference_step(models, samples, Objective(**asked))
 
 
 def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) -> list[ReferenceSample]:

@@ -10,9 +10,11 @@ from genrecal_mcore.planning import PlannedModel, PlannedModels, PlannedTeacher
 from tests.helpers.first_step import raw_config
 
 
-def run_of_stage(folders: dict[str, Path], stage: int, **changes: dict[str, Any]) -> RunConfig:
+def run_of_stage(
+    folders: dict[str, Path], stage: int, *, method: str = "genrecal", **changes: dict[str, Any]
+) -> RunConfig:
     """Return a run over tiny folders; `changes` update sections. Nothing says which run it starts from."""
-    raw = raw_config(folders, Path("run"), stage=stage)
+    raw = raw_config(folders, Path("run"), stage=stage, method=method)
     raw["mesh"] = {"teacher": {}, "student": {"dp": 1}}
     if stage == 3:
         del raw["teacher"], raw["mesh"]["teacher"]

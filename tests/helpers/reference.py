@@ -1,4 +1,5 @@
-"""The naive single-process GenRecal of Algorithms 1-3: one sample at a time, plain loops, whole logits, fp32.
+"""The naive single-process GenRecal of Algorithms 1-3, and its baselines: one sample at a time, plain loops,
+whole logits, fp32.
 
 Written from the paper (section 3) on transformers alone: it shares no model, layout or loss code with
 genrecal_mcore, so that the two can be compared. Slow and wasteful on purpose.
@@ -21,12 +22,8 @@ Span = tuple[int, int]
 NORM_EPSILON = 1e-5
 """Of the extra LayerNorm; torch's default."""
 
-STAGE_TERMS = {
-    1: ("ce_recal", "kl_recal", "ce_reg", "kl_reg"),
-    2: ("ce_recal", "kl_recal", "ce_student"),
-    3: ("ce_student",),
-}
-"""The summands of the loss of each stage."""
+SUMMANDS = ("ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "kl_student")
+"""The loss is the sum of those that there are."""
 
 BLOCKS = {
     "qwen2": (Qwen2DecoderLayer, Qwen2RotaryEmbedding),
@@ -52,6 +49,18 @@ class ReferenceSample:
 
     teacher: RenderedConversation | None
     student: RenderedConversation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What a step minimises."""
+
+    stage: int
+    method: str = "genrecal"
+    is_regularized: bool = True
+    positions: str = "all"
+    """Of the methods that compare both heads."""
+    skew: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,26 +166,20 @@ def add_reference_lora(student: PreTrainedModel, lora: LoraState) -> dict[str, n
 
 
 def reference_step(
-    models: ReferenceModels, samples: Iterable[ReferenceSample], *, stage: int, is_regularized: bool = True
+    models: ReferenceModels, samples: Iterable[ReferenceSample], objective: Objective
 ) -> ReferenceStep:
     """Run forward and backward over all samples of one optimizer step.
 
-    Sums run over all samples before the one division: by all teacher answer tokens, or by all student answer
-    tokens for `ce_student`.
+    Every loss is a mean over all samples' tokens: sums and counts run over all samples before the division.
     """
     sums: dict[str, torch.Tensor] = {}
-    num_teacher_tokens = num_student_tokens = 0
+    counts: dict[str, int] = {}
     for sample in samples:
-        for name, value in _loss_sums(models, sample, stage=stage, is_regularized=is_regularized).items():
+        for name, (value, count) in _loss_sums(models, sample, objective).items():
             sums[name] = sums[name] + value if name in sums else value
-        num_student_tokens += _num_answer_tokens(sample.student)
-        if sample.teacher is not None:
-            num_teacher_tokens += _num_answer_tokens(sample.teacher)
-    losses = {
-        name: total / (num_student_tokens if name == "ce_student" else num_teacher_tokens)
-        for name, total in sums.items()
-    }
-    losses["loss"] = torch.stack([losses[name] for name in STAGE_TERMS[stage] if name in losses]).sum()
+            counts[name] = counts.get(name, 0) + count
+    losses = {name: total / counts[name] for name, total in sums.items()}
+    losses["loss"] = torch.stack([losses[name] for name in SUMMANDS if name in losses]).sum()
     return ReferenceStep(
         losses={name: value.item() for name, value in losses.items()},
         recalibrator_gradients=_gradients(losses["loss"], models.trainable_recalibrator()),
@@ -198,32 +201,77 @@ def body_features(model: PreTrainedModel, conversation: RenderedConversation) ->
     return model.model(**inputs, use_cache=False).last_hidden_state[0]
 
 
+SumAndCount = tuple[torch.Tensor, int]
+
+
 def _loss_sums(
-    models: ReferenceModels, sample: ReferenceSample, *, stage: int, is_regularized: bool
-) -> dict[str, torch.Tensor]:
-    sums: dict[str, torch.Tensor] = {}
-    with torch.set_grad_enabled(stage != 1):
+    models: ReferenceModels, sample: ReferenceSample, objective: Objective
+) -> dict[str, SumAndCount]:
+    sums: dict[str, SumAndCount] = {}
+    with torch.set_grad_enabled(objective.stage != 1):
         z_student = body_features(models.student, sample.student)
-    if stage != 1:
-        sums["ce_student"] = _student_cross_entropy(models.student, z_student, sample.student)
+    if objective.stage != 1:
+        cross_entropy = _student_cross_entropy(models.student, z_student, sample.student)
+        sums["ce_student"] = cross_entropy, _num_answer_tokens(sample.student)
     if sample.teacher is None:
         return sums
     assert models.teacher is not None
     with torch.no_grad():
         z_teacher = body_features(models.teacher, sample.teacher)
+    if objective.method == "genrecal":
+        return sums | _recalibrated_sums(models, sample, (z_student, z_teacher), objective)
+    divergences = _own_divergences(models, sample, (z_student, z_teacher), objective)
+    return sums | {"kl_student": (torch.stack(divergences).sum(), len(divergences))}
+
+
+def _recalibrated_sums(
+    models: ReferenceModels,
+    sample: ReferenceSample,
+    features: tuple[torch.Tensor, torch.Tensor],
+    objective: Objective,
+) -> dict[str, SumAndCount]:
+    sums: dict[str, SumAndCount] = {}
+    z_student, z_teacher = features
     paths = {"recal": _student_path(models, sample, z_student, z_teacher)}
-    if stage == 1 and is_regularized:
+    if objective.stage == 1 and objective.is_regularized:
         paths["reg"] = _teacher_path(models, sample, z_teacher)
     for path, (rows, answer_starts) in paths.items():
         cross_entropies, divergences, is_boundary = _frozen_head_losses(
             models, sample, z_teacher, rows, answer_starts
         )
         for name, values in ((f"ce_{path}", cross_entropies), (f"kl_{path}", divergences)):
-            sums[name] = values.sum()
+            sums[name] = values.sum(), len(values)
             if path == "recal":
-                sums[f"{name}_boundary"] = values[is_boundary].sum()
-                sums[f"{name}_rest"] = values[~is_boundary].sum()
+                sums[f"{name}_boundary"] = values[is_boundary].sum(), len(values)
+                sums[f"{name}_rest"] = values[~is_boundary].sum(), len(values)
     return sums
+
+
+def _own_divergences(
+    models: ReferenceModels,
+    sample: ReferenceSample,
+    features: tuple[torch.Tensor, torch.Tensor],
+    objective: Objective,
+) -> list[torch.Tensor]:
+    """Return the divergence of both models' own distributions at each position that is compared."""
+    z_student, z_teacher = features
+    size = min(models.student.lm_head.weight.shape[0], models.teacher.lm_head.weight.shape[0])
+    places = [(i, i) for i in range(len(z_student))]
+    if objective.positions == "answers":
+        spans = zip(sample.student.answer_spans, sample.teacher.answer_spans, strict=True)
+        places = [
+            (of_student - 1 + j, of_teacher - 1 + j)
+            for (of_student, end), (of_teacher, _) in spans
+            for j in range(end - of_student)
+        ]
+    divergences = []
+    for of_student, of_teacher in places:
+        q = torch.softmax(models.student.lm_head(z_student[of_student])[:size], dim=-1)
+        p = torch.softmax(models.teacher.lm_head(z_teacher[of_teacher])[:size], dim=-1)
+        mixed = (1 - objective.skew) * p + objective.skew * q
+        a, b = {"kl": (p, q), "reverse_kl": (q, p), "skew_reverse_kl": (q, mixed)}[objective.method]
+        divergences.append((a * (a.log() - b.log())).sum())
+    return divergences
 
 
 def _student_path(

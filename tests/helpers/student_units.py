@@ -4,7 +4,8 @@ import torch
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.data import Microbatch, payload_rows
-from genrecal_mcore.training.student_module import StudentModule, StudentUnit
+from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 
 
 def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> StudentUnit:
@@ -29,10 +30,11 @@ def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> S
         rows = payload_rows(teacher.answer_spans, teacher.lengths, with_questions=module.stage.with_questions)
         head = module.teacher_head
         payload = torch.randn(len(rows), head.shape[1], dtype=head.dtype)
+    tokens = batch_size * num_tokens
+    counts = StepCounts(teacher_answer_tokens=tokens, student_answer_tokens=tokens, teacher_tokens=tokens)
     return StudentUnit(
         student=student,
         teacher=teacher if payload is not None else None,
         payload=payload,
-        teacher_answer_tokens=batch_size * num_tokens,
-        student_answer_tokens=batch_size * num_tokens,
+        counts=counts,
     )

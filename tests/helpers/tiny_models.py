@@ -79,18 +79,23 @@ QWEN2_VL_CHAT_TEMPLATE = """\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 
-def make_tiny_model(folder: Path, kind: TinyModelKind, seed: int, **sizes: int) -> Path:
+def make_tiny_model(
+    folder: Path, kind: TinyModelKind, seed: int, *, shares_tokenizer: bool = False, **sizes: int
+) -> Path:
     """Write a checkpoint folder: weights, config, tokenizer, image processor, chat template. Return it.
 
-    `sizes` overrides fields of the text config, for example `num_hidden_layers=3` or `hidden_size=64`.
+    `sizes` overrides fields of the text config, for example `num_hidden_layers=3` or `hidden_size=64`. With
+    `shares_tokenizer` the tokenizer is one for both families, of 309 tokens; `vocab_size` must hold them.
     """
     if kind.startswith("internvl"):
         tokenizer = _train_tokenizer(INTERNVL_TOKENIZER_TEXT, INTERNVL_SPECIAL_TOKENS, vocab_size=330)
+        tokenizer = shared_tokenizer() if shares_tokenizer else tokenizer
         tokenizer.chat_template = INTERNVL_CHAT_TEMPLATE
         model = _internvl_model(kind, tokenizer, sizes)
         _internvl_image_processor().save_pretrained(folder)
     else:
         tokenizer = _train_tokenizer(QWEN2_VL_TOKENIZER_TEXT, QWEN2_VL_SPECIAL_TOKENS, vocab_size=301)
+        tokenizer = shared_tokenizer() if shares_tokenizer else tokenizer
         tokenizer.chat_template = QWEN2_VL_CHAT_TEMPLATE
         model = _qwen2_vl_model(kind, tokenizer, sizes)
         _qwen2_vl_image_processor().save_pretrained(folder)
@@ -100,6 +105,12 @@ def make_tiny_model(folder: Path, kind: TinyModelKind, seed: int, **sizes: int) 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def shared_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with the special tokens of both families."""
+    special_tokens = tuple(dict.fromkeys(INTERNVL_SPECIAL_TOKENS + QWEN2_VL_SPECIAL_TOKENS))
+    return _train_tokenizer(INTERNVL_TOKENIZER_TEXT + QWEN2_VL_TOKENIZER_TEXT, special_tokens, vocab_size=309)
 
 
 def randomize_weights(model: torch.nn.Module, *, seed: int) -> None:

@@ -77,8 +77,9 @@ def test_it_asks_for_a_gpu_memory_that_is_above_zero(run: Run) -> None:
         ("mesh.teacher.layers_per_stage=[1, 1]",),
         ("teacher.checkpoint=nowhere",),
         ("train.micro_batch=2",),
+        ("stage=2", "method=kl"),
     ],
-    ids=["indivisible", "layers-left-over", "no-teacher", "unknown-key"],
+    ids=["indivisible", "layers-left-over", "no-teacher", "unknown-key", "other-tokenizer"],
 )
 def test_it_refuses_in_the_words_of_train(overrides: tuple[str, ...], run: Run) -> None:
     world_size = 11 if "mesh.teacher.tp=3" in overrides else 4

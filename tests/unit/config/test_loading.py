@@ -93,6 +93,12 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
         (["mesh.teacher=null"], "mesh.teacher is missing; method genrecal, stage 1 needs a teacher"),
         (["stage=3", "init_from=runs/two"], "mesh.teacher is set, but method genrecal, stage 3 has no"),
         (["method=sft"], "stage 1 does not exist for method sft"),
+        (["method=kl"], "stage 1 does not exist for method kl"),
+        (["method=kl", "stage=2", "teacher=null"], "method kl, stage 2 needs a teacher"),
+        (["method=kl", "stage=2", "init_from=runs/one"], "method kl, stage 2 starts afresh; remove it"),
+        (["method=kl", "stage=3"], "init_from is missing; method kl, stage 3 starts from a stage-2 run"),
+        (["distillation.positions=answers"], "method genrecal compares no heads; remove it"),
+        (["distillation.skew=0.2", "method=kl"], "distillation.skew is 0.2, but method kl has no skew"),
         (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),
         (["train.micro_batch_tokens=9"], "train.micro_batch_tokens (9) is below data.max_tokens (4096)"),
         (

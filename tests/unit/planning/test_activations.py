@@ -164,15 +164,25 @@ RECOMPUTATION = {
 
 
 @pytest.mark.parametrize(
-    ("stage", "recomputation"), [(1, "checkpoints"), *product((2, 3), RECOMPUTATION)], ids=str
+    ("method", "stage", "recomputation"),
+    [
+        ("genrecal", 1, "checkpoints"),
+        *product(("genrecal",), (2, 3), RECOMPUTATION),
+        ("kl", 2, "checkpoints"),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_estimate_is_above_what_a_student_rank_holds_and_not_far(
-    dtype: str, stage: int, recomputation: str, folders: dict[str, Path]
+    dtype: str, method: str, stage: int, recomputation: str, folders: dict[str, Path]
 ) -> None:
     train = {"dtype": dtype, "micro_batch_size": 2, **RECOMPUTATION[recomputation]}
     config = run_of_stage(
-        folders, stage, train=train, data={"max_tokens": NUM_TOKENS}, loss={"memory_budget_mib": 1}
+        folders,
+        stage,
+        method=method,
+        train=train,
+        data={"max_tokens": NUM_TOKENS},
+        loss={"memory_budget_mib": 1},
     )
     module = module_with_computed_dtypes(config)
     unit = text_unit(config, module, num_tokens=NUM_TOKENS)

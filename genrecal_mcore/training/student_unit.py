@@ -1,0 +1,86 @@
+"""A unit of work as a student rank has it: what it is given, the counts that its losses are divided by, their
+sums.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from genrecal_mcore.config import Positions
+from genrecal_mcore.data import (
+    Microbatch,
+    RecalibratorLayout,
+    student_path_layout,
+    teacher_path_layout,
+)
+
+LOSS_TERMS = (
+    "ce_recal_boundary",
+    "ce_recal_rest",
+    "kl_recal_boundary",
+    "kl_recal_rest",
+    "ce_reg",
+    "kl_reg",
+    "ce_student",
+    "kl_student",
+)
+"""Order of the sums that the module returns."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCounts:
+    """Tokens of a whole step, over all ranks and microbatches: what sums are divided by, once."""
+
+    teacher_answer_tokens: int
+    """Label-bearing tokens in the teacher's tokenizer."""
+    student_answer_tokens: int
+    """The same in the student's tokenizer."""
+    teacher_tokens: int
+    """All tokens in the teacher's tokenizer."""
+
+    def compared(self, positions: Positions) -> int:
+        """Return the positions at which both models' own distributions are compared."""
+        return self.teacher_tokens if positions == "all" else self.teacher_answer_tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentUnit:
+    """What a student rank needs for one microbatch, on its device."""
+
+    student: Microbatch
+    teacher: Microbatch | None
+    """The same samples in the teacher's tokens, without pixels; None where no teacher takes part."""
+    payload: torch.Tensor | None
+    """`[rows, h_t]` teacher features in the order of `data.payload_rows`."""
+    counts: StepCounts
+
+
+class LossSums:
+    """A unit's loss sums by name, detached."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=device)
+        """In the order of `LOSS_TERMS`."""
+
+    def add(self, name: str, values: torch.Tensor) -> None:
+        """Add all of `values` to a term."""
+        self.values[LOSS_TERMS.index(name)] += values.detach().sum()
+
+
+def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLayout:
+    """Return the student path's layout on the unit's device."""
+    assert unit.teacher is not None
+    layout = student_path_layout(
+        unit.student.answer_spans,
+        unit.teacher.answer_spans,
+        unit.teacher.input_ids,
+        with_questions=with_questions,
+    )
+    return layout.to(unit.student.input_ids.device)
+
+
+def regularizer_layout(unit: StudentUnit) -> RecalibratorLayout:
+    """Return the teacher path's layout on the unit's device."""
+    assert unit.teacher is not None
+    layout = teacher_path_layout(unit.teacher.answer_spans, unit.teacher.input_ids)
+    return layout.to(unit.student.input_ids.device)
