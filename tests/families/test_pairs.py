@@ -8,7 +8,15 @@ import torch
 from PIL import Image
 
 from checkpoint_tools.conversion import convert_to_mcore
-from genrecal_mcore.data import ModelProcessor, Sample, Turn, load_processor
+from genrecal_mcore.config import DataConfig, DataSource
+from genrecal_mcore.data import (
+    ModelProcessor,
+    Sample,
+    Turn,
+    build_index,
+    check_vocabularies,
+    load_processor,
+)
 from genrecal_mcore.data.chat import encode_text
 from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
 from genrecal_mcore.models import load_student
@@ -167,6 +175,39 @@ def test_a_student_loads_with_a_row_for_every_token(name: str, folders: dict[str
     num_tokens = len(load_processor(folders[name]).tokenizer)
     assert student.get_input_embeddings().weight.shape[0] >= num_tokens
     assert student.lm_head.weight.dtype == torch.float64
+
+
+SERVED_BY_TRADITIONAL_DISTILLATION = {
+    ("Qwen2-VL-72B", "Qwen2-VL-7B"),
+    ("Qwen2-VL-72B", "Qwen2-VL-2B"),
+    ("InternVL2.5-78B", "InternVL2.5-4B"),
+    ("InternVL2.5-78B", "InternVL2.5-1B"),
+}
+"""Figure 8(a) of the paper."""
+
+
+def is_served(teacher: ModelProcessor, student: ModelProcessor, data: Path) -> bool:
+    """Tell whether both models read the same tokens of every sample, in one vocabulary."""
+    processors = {"teacher": teacher, "student": student}
+    index = build_index(
+        DataConfig(sources=(DataSource(path=data, images=data.parent / "images"),)), processors
+    )
+    try:
+        check_vocabularies("kl", processors)
+    except ValueError:
+        return False
+    return all(facts.shared_tokens == "all" for facts in index.facts)
+
+
+def test_traditional_distillation_serves_the_pairs_that_the_paper_says(folders: dict[str, Path]) -> None:
+    processors = {name: load_processor(folders[name]) for name in (*TEACHERS, *STUDENTS)}
+    served = {
+        (teacher, student)
+        for teacher in TEACHERS
+        for student in STUDENTS
+        if is_served(processors[teacher], processors[student], folders["data"])
+    }
+    assert served == SERVED_BY_TRADITIONAL_DISTILLATION
 
 
 @pytest.mark.parametrize("stage", [1, 2])
