@@ -12,6 +12,7 @@ from genrecal_mcore.config.run_config import (
     LoraConfig,
     MeshConfig,
     Positions,
+    PositionWeighting,
     RunConfig,
     TrainConfig,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "LayoutName",
     "LoraConfig",
     "MeshConfig",
+    "PositionWeighting",
     "Positions",
     "RunConfig",
     "TeacherManifest",

@@ -9,7 +9,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from genrecal_mcore.config.run_config import TWO_HEAD_METHODS, DistillationConfig, RunConfig
+from genrecal_mcore.config.run_config import (
+    TWO_HEAD_METHODS,
+    DistillationConfig,
+    LossConfig,
+    RecalibratorConfig,
+    RunConfig,
+)
 
 
 class ConfigError(ValueError):
@@ -78,6 +84,7 @@ def contradictions(config: RunConfig) -> list[str]:
         *_teacher_contradictions(config),
         *_start_contradictions(config),
         *_method_contradictions(config),
+        *_recalibrator_contradictions(config),
         *_number_contradictions(config),
         *_memory_contradictions(config),
     ]
@@ -117,12 +124,33 @@ def _start_contradictions(config: RunConfig) -> Iterator[str]:
 
 
 def _method_contradictions(config: RunConfig) -> Iterator[str]:
-    method, usual = config.method, DistillationConfig()
-    positions, skew = config.distillation.positions, config.distillation.skew
-    if method not in TWO_HEAD_METHODS and positions != usual.positions:
+    method, distillation = config.method, config.distillation
+    if method not in TWO_HEAD_METHODS and distillation.positions != DistillationConfig().positions:
+        positions = distillation.positions
         yield f"distillation.positions is {positions}, but method {method} compares no heads; remove it"
-    if method != "skew_reverse_kl" and skew != usual.skew:
-        yield f"distillation.skew is {skew:g}, but method {method} has no skew; remove it"
+    if method != "skew_reverse_kl" and distillation.skew != DistillationConfig().skew:
+        yield f"distillation.skew is {distillation.skew:g}, but method {method} has no skew; remove it"
+
+
+def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
+    recalibrator, usual = config.recalibrator, RecalibratorConfig()
+    answer_input = recalibrator.answer_input
+    if config.method != "genrecal" and answer_input != usual.answer_input:
+        yield (
+            f"recalibrator.answer_input is {answer_input}, but method {config.method} has no Recalibrator; "
+            "remove it"
+        )
+    weighting = config.loss.position_weighting
+    if config.method != "genrecal" and weighting != LossConfig().position_weighting:
+        yield (
+            f"loss.position_weighting is {weighting}, but method {config.method} has no Recalibrator, whose "
+            "positions it weighs; remove it"
+        )
+    if answer_input != "masked" and recalibrator.masked_rate != usual.masked_rate:
+        yield (
+            f"recalibrator.masked_rate is {recalibrator.masked_rate:g}, but recalibrator.answer_input is "
+            f"{answer_input}; set that to masked or remove the rate"
+        )
 
 
 def _number_contradictions(config: RunConfig) -> Iterator[str]:

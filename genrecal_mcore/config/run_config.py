@@ -13,6 +13,7 @@ Method = Literal["genrecal", "sft", "kl", "reverse_kl", "skew_reverse_kl"]
 TWO_HEAD_METHODS = ("kl", "reverse_kl", "skew_reverse_kl")
 """Methods that compare the next-token distributions of both models, each made by its own head."""
 Positions = Literal["all", "answers"]
+PositionWeighting = Literal["tokens", "boundary_and_rest"]
 
 
 class _Section(BaseModel):
@@ -152,6 +153,13 @@ class RecalibratorConfig(_Section):
     """Whether stage 1 also learns the teacher's own path; needs the teacher's question rows."""
     learns_in_stage_2: bool = True
     """Whether the Recalibrator goes on learning while it teaches."""
+    answer_input: Literal["features", "embeddings", "masked"] = "features"
+    """What stands for the answer in its input: the teacher's features as in the paper, the teacher's input
+    embeddings of the answer's tokens, or a random mixture. Features say what the teacher's head needs; with
+    embeddings it has to come from the student.
+    """
+    masked_rate: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the answer's rows that are embeddings where `answer_input` is `masked`."""
 
 
 class DistillationConfig(_Section):
@@ -167,6 +175,11 @@ class DistillationConfig(_Section):
 
 class LossConfig(_Section):
     """How the losses through a head are computed."""
+
+    position_weighting: PositionWeighting = "tokens"
+    """How the Recalibrator's positions count: `tokens` all alike, as in the paper; `boundary_and_rest` the
+    mean over the boundary positions and the mean over the others half each, however long the answers are.
+    """
 
     memory_budget_mib: int = Field(default=512, ge=1)
     """Most extra memory for logits and their gradients; more makes larger matrix products, up to 512 rows."""

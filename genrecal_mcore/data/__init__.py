@@ -4,6 +4,7 @@ plans.
 Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
 """
 
+from genrecal_mcore.data.answer_rows import AnswerRows, masked_answer_rows
 from genrecal_mcore.data.index import (
     SampleIndex,
     SkippedSample,
@@ -28,6 +29,7 @@ from genrecal_mcore.data.show import batch_shape, load_processors, sample_order,
 from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
 
 __all__ = [
+    "AnswerRows",
     "AnswerSpan",
     "BatchShape",
     "BrokenSample",
@@ -55,6 +57,7 @@ __all__ = [
     "label_positions",
     "load_processor",
     "load_processors",
+    "masked_answer_rows",
     "payload_rows",
     "num_microbatches",
     "sample_order",

@@ -32,8 +32,10 @@ class RecalibratorLayout:
     """`[t]`: teacher token that each label-bearing position predicts."""
     teacher_rows: torch.Tensor
     """`[t]`: index into the payload of the teacher's own feature at that position, the target of the KL."""
-    is_boundary: torch.Tensor
-    """`[t]` bool: the last question position of a turn, which predicts the first answer token."""
+    boundary: torch.Tensor
+    """`[num_answers]`: which of the t are last question positions, which predict first answer tokens."""
+    rest: torch.Tensor
+    """`[t - num_answers]`: the others of the t."""
 
     def to(self, device: torch.device) -> "RecalibratorLayout":
         """Return the same layout with its tensors on `device`."""
@@ -44,7 +46,8 @@ class RecalibratorLayout:
             label_rows=self.label_rows.to(device),
             labels=self.labels.to(device),
             teacher_rows=self.teacher_rows.to(device),
-            is_boundary=self.is_boundary.to(device),
+            boundary=self.boundary.to(device),
+            rest=self.rest.to(device),
         )
 
 
@@ -149,5 +152,7 @@ class _LayoutBuilder:
             label_rows=torch.tensor(rows),
             labels=torch.tensor(labels),
             teacher_rows=torch.tensor(teacher_rows),
-            is_boundary=torch.tensor(is_boundary),
+            # Indices, made here: a mask on a GPU would have to be counted there first.
+            boundary=torch.tensor([i for i, first in enumerate(is_boundary) if first], dtype=torch.int64),
+            rest=torch.tensor([i for i, first in enumerate(is_boundary) if not first], dtype=torch.int64),
         )

@@ -5,7 +5,7 @@ This room builds modules and runs them forward. It computes no loss and moves no
 """
 
 from genrecal_mcore.models.packed_attention import Packing, use_packed_attention
-from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator
+from genrecal_mcore.models.recalibrator import Recalibrator, initialise_recalibrator, with_embeddings
 from genrecal_mcore.models.student import (
     add_lora,
     check_student_folder,
@@ -18,7 +18,12 @@ from genrecal_mcore.models.student import (
     vision_encoder,
     vision_side,
 )
-from genrecal_mcore.models.teacher import TeacherStage, load_teacher_head, load_teacher_stage
+from genrecal_mcore.models.teacher import (
+    TeacherStage,
+    load_teacher_embedding,
+    load_teacher_head,
+    load_teacher_stage,
+)
 
 __all__ = [
     "Packing",
@@ -30,6 +35,7 @@ __all__ = [
     "initialise_recalibrator",
     "learn_all_but_vision_encoder",
     "load_student",
+    "load_teacher_embedding",
     "load_teacher_head",
     "load_teacher_stage",
     "merge_lora",
@@ -38,4 +44,5 @@ __all__ = [
     "use_packed_attention",
     "vision_encoder",
     "vision_side",
+    "with_embeddings",
 ]

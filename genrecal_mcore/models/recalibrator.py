@@ -25,6 +25,10 @@ _BLOCKS = {
 }
 
 
+SMALLEST_NORM = 1e-12
+"""Of an embedding; a row of zeros stays one."""
+
+
 class RecalibratorBody(nn.Module):
     """Rec-body: decoder blocks of the student's class and sizes, causal, with RoPE positions of their own."""
 
@@ -72,6 +76,16 @@ class Recalibrator(nn.Module):
         rows = torch.cat([student_rows.to(teacher_rows.dtype), teacher_rows])  # [n + m, h_s]
         hidden_states = self.rec_body(rows[source][None], packing)[0]
         return self.rec_norm(self.rec_proj_post(hidden_states))
+
+
+def with_embeddings(features: torch.Tensor, rows: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+    """Return teacher features `[m, h_t]` whose `rows` `[k]` are `embeddings` `[k, h_t]`.
+
+    Input embeddings are far smaller than features: each is scaled to the rms of the row whose place it takes.
+    """
+    wanted, found = (vectors.float().norm(dim=-1, keepdim=True) for vectors in (features[rows], embeddings))
+    scaled = embeddings.float() * (wanted / found.clamp(min=SMALLEST_NORM))
+    return features.index_copy(0, rows, scaled.to(features.dtype))
 
 
 def block_config(student_text_config: PretrainedConfig, num_layers: int) -> PretrainedConfig:

@@ -85,4 +85,7 @@ def recalibrated_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -
         learns=stage.recalibrator_learns,
         **sizes,
     )
-    return paths * path + frozen_head_bytes_per_token(**sizes)
+    inputs = 0
+    if config.recalibrator.answer_input != "features":  # embeddings, and the payload that holds them
+        inputs = 2 * shapes.element_size * shapes.teacher_hidden_size
+    return paths * (path + inputs) + frozen_head_bytes_per_token(**sizes)

@@ -109,12 +109,10 @@ class StepRecorder:
     def _metrics(self, record: StepRecord, totals: dict[str, float]) -> dict[str, MetricValue]:
         counts, stage, ranks = record.unit.counts, self.stage, self.group.size()
         terms = self._loss_terms(counts, totals)
-        whole = ("ce_recal", "kl_recal", "ce_reg", "kl_reg", "ce_student", "kl_student")
         return {
             "step": record.step,
             "stage": self.stage_number,
             "lr": record.lr,
-            "loss": sum(terms[name] or 0.0 for name in whole),
             **terms,
             "answer_tokens_teacher": counts.teacher_answer_tokens if stage.has_teacher else None,
             "answer_tokens_student": counts.student_answer_tokens,
@@ -139,6 +137,8 @@ class StepRecorder:
         return terms
 
     def _count_of(self, name: str, counts: StepCounts) -> int:
+        if name == "loss":
+            return 1  # every unit's share of it is divided already
         if name == "ce_student":
             return counts.student_answer_tokens
         if name == "kl_student" and self.stage.comparison is not None:
@@ -146,6 +146,8 @@ class StepRecorder:
         return counts.teacher_answer_tokens
 
     def _has_term(self, name: str) -> bool:
+        if name == "loss":
+            return True
         if name == "ce_student":
             return self.stage.student_ce
         if name == "kl_student":

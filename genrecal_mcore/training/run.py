@@ -15,6 +15,7 @@ from genrecal_mcore.config import RunConfig
 from genrecal_mcore.data import UnitLoader, start_worker_server
 from genrecal_mcore.models import load_teacher_stage
 from genrecal_mcore.parallel import layout_of
+from genrecal_mcore.training.answer_inputs import answer_inputs_of
 from genrecal_mcore.training.checkpoint import (
     InputDigests,
     RunState,
@@ -258,7 +259,12 @@ def student_feed(job: Job, module: StudentModule, loader: UnitLoader) -> Student
     mesh = job.topology.layout.teacher
     teacher = None
     if mesh is not None:
-        teacher = TeacherSide(receiver=feature_receiver(job, module), plan=route_plan(job), mesh=mesh)
+        teacher = TeacherSide(
+            receiver=feature_receiver(job, module),
+            plan=route_plan(job),
+            mesh=mesh,
+            answers=answer_inputs_of(job.config, with_questions=job.stage.with_questions),
+        )
     tokens = StepTokens(index=job.index, order=job.order, batch=job.batch)
     return StudentFeed(
         loader.load,

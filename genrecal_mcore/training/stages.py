@@ -7,7 +7,7 @@ student loop for every row of the table.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from genrecal_mcore.config import TWO_HEAD_METHODS, Positions, RunConfig
+from genrecal_mcore.config import TWO_HEAD_METHODS, Positions, PositionWeighting, RunConfig
 
 StudentLearns = Literal["nothing", "lora", "all_but_vision_encoder"]
 
@@ -37,6 +37,8 @@ class Stage:
     """CE of the student's own head on its own answer tokens."""
     comparison: HeadComparison | None = None
     """Of both models' own heads: traditional distillation."""
+    position_weighting: PositionWeighting = "tokens"
+    """Of both paths."""
 
     @property
     def has_recalibrator(self) -> bool:
@@ -75,6 +77,7 @@ _STAGES = {
 def stage_of(config: RunConfig) -> Stage:
     """Return the row of the table that a run asks for, with its switches applied."""
     stage = _STAGES[config.method, config.stage]
+    stage = replace(stage, position_weighting=config.loss.position_weighting)
     if config.stage == 1:
         return replace(stage, teacher_path=config.recalibrator.regularizer)
     if config.stage == 2 and stage.has_recalibrator:

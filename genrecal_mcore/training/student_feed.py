@@ -12,6 +12,7 @@ import torch
 from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder, payload_rows
 from genrecal_mcore.parallel import MeshSpec
 from genrecal_mcore.training.ahead import begun_ahead
+from genrecal_mcore.training.answer_inputs import AnswerInputs
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 from genrecal_mcore.transfer import FeatureReceiver, RoutePlan, Unit, owner_of_rows, unit_digest
@@ -27,6 +28,8 @@ class TeacherSide:
     receiver: FeatureReceiver
     plan: RoutePlan
     mesh: MeshSpec
+    answers: AnswerInputs | None = None
+    """None where the Recalibrator reads the teacher's features of the answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,11 +53,13 @@ class StepTokens:
 
     def of_step(self, step: int) -> StepCounts:
         """Return the counts of a step."""
-        facts = [self.index.facts[i] for i in self.order.samples_of_step(step, self.batch)]
+        samples = self.order.samples_of_step(step, self.batch)
+        facts = [self.index.facts[i] for i in samples]
         return StepCounts(
             teacher_answer_tokens=sum(of_sample.teacher_answer_tokens for of_sample in facts),
             student_answer_tokens=sum(of_sample.student_answer_tokens for of_sample in facts),
             teacher_tokens=sum(of_sample.teacher_tokens for of_sample in facts),
+            answers=sum(len(self.index[i].turns) for i in samples),
         )
 
 
@@ -113,15 +118,20 @@ class StudentFeed:
 
     def _finish(self, unit: Unit, batches: tuple[Microbatch, ...]) -> StudentUnit:
         """Wait for a unit's features and put everything on the device."""
-        batch, *teacher_batch = batches
-        payload = None
+        batch, *of_teacher = batches
+        teacher_batch = of_teacher[0] if of_teacher else None
+        payload = answers = None
         if self.teacher is not None:
+            assert teacher_batch is not None
             received = self.teacher.receiver.take(unit)
             payload = received.rows
             self.teacher_waited_s[self.teacher.plan.replica_of(unit)] = received.teacher_waited_s
+            if self.teacher.answers is not None:
+                answers = self.teacher.answers.of_unit(teacher_batch, unit.step, self.device)
         return StudentUnit(
             student=batch.to(self.device),
-            teacher=teacher_batch[0] if teacher_batch else None,
+            teacher=teacher_batch,
             payload=payload,
             counts=self.counts_of_step(unit.step),
+            answers=answers,
         )

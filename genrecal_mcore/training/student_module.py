@@ -12,15 +12,27 @@ from genrecal_mcore.data import Microbatch, RecalibratorLayout, compared_rows, l
 from genrecal_mcore.losses import (
     NO_LABEL,
     DistilledRows,
-    FrozenHeadLoss,
     TwoHeadObjective,
     frozen_head_loss,
     student_head_loss,
     two_head_loss,
 )
-from genrecal_mcore.models import Packing, Recalibrator, student_body, student_embeddings, vision_side
+from genrecal_mcore.models import (
+    Packing,
+    Recalibrator,
+    student_body,
+    student_embeddings,
+    vision_side,
+    with_embeddings,
+)
 from genrecal_mcore.training.stages import Stage
-from genrecal_mcore.training.student_unit import LossSums, StudentUnit, regularizer_layout, student_layout
+from genrecal_mcore.training.student_unit import (
+    LossSums,
+    StudentUnit,
+    regularizer_layout,
+    student_layout,
+    weighted_groups,
+)
 
 
 class StudentModule(nn.Module):
@@ -64,6 +76,7 @@ class StudentModule(nn.Module):
             loss = loss + self._student_ce(unit, hidden_states, sums)
         if unit.student.vision is None:
             loss = loss + self._nothing_of_the_projector()
+        sums.add("loss", loss)
         return loss, sums.values
 
     def _nothing_of_the_projector(self) -> torch.Tensor | float:
@@ -91,34 +104,45 @@ class StudentModule(nn.Module):
 
     def _student_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
         layout = student_layout(unit, with_questions=self.stage.with_questions)
-        out = self._recalibrated_loss(unit, layout, hidden_states[layout.student_rows])
-        for name, values in (("ce_recal", out.ce), ("kl_recal", out.kl)):
-            sums.add(f"{name}_boundary", values[layout.is_boundary])
-            sums.add(f"{name}_rest", values[~layout.is_boundary])
-        return out.total / unit.counts.teacher_answer_tokens
+        loss, ce, kl = self._recalibrated_loss(unit, layout, hidden_states[layout.student_rows])
+        for name, values in (("ce_recal", ce), ("kl_recal", kl)):
+            sums.add(f"{name}_boundary", values[layout.boundary])
+            sums.add(f"{name}_rest", values[layout.rest])
+        return loss
 
     def _teacher_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
         no_rows = hidden_states.new_zeros(0, hidden_states.shape[1])
-        out = self._recalibrated_loss(unit, regularizer_layout(unit), no_rows)
-        sums.add("ce_reg", out.ce)
-        sums.add("kl_reg", out.kl)
-        return out.total / unit.counts.teacher_answer_tokens
+        loss, ce, kl = self._recalibrated_loss(unit, regularizer_layout(unit), no_rows)
+        sums.add("ce_reg", ce)
+        sums.add("kl_reg", kl)
+        return loss
 
     def _recalibrated_loss(
         self, unit: StudentUnit, layout: RecalibratorLayout, student_rows: torch.Tensor
-    ) -> FrozenHeadLoss:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the loss of one path and, detached, CE and KL `[t]` of its label-bearing positions."""
         # Alg. 1 lines 4-6: Recalibrator, then CE to the labels and KL to the teacher through the teacher's
         # head.
         assert self.recalibrator is not None and unit.payload is not None
         packing = Packing.of(layout.bounds, layout.source.device)
-        recalibrated = self.recalibrator(student_rows, unit.payload, layout.source, packing)  # [s, h_t]
-        return frozen_head_loss(
-            recalibrated[layout.label_rows],
-            unit.payload[layout.teacher_rows],
-            layout.labels,
-            self.teacher_head,
-            memory_budget_bytes=self.loss_memory_bytes,
-        )
+        inputs = unit.payload
+        if unit.answers is not None:
+            inputs = with_embeddings(inputs, unit.answers.rows, unit.answers.embeddings)
+        recalibrated = self.recalibrator(student_rows, inputs, layout.source, packing)  # [s, h_t]
+        loss = torch.zeros((), device=layout.labels.device)
+        ce = torch.zeros(layout.labels.shape, device=layout.labels.device)
+        kl = torch.zeros_like(ce)
+        for group, count in weighted_groups(layout, unit.counts, self.stage.position_weighting):
+            out = frozen_head_loss(
+                recalibrated[layout.label_rows[group]],
+                unit.payload[layout.teacher_rows[group]],
+                layout.labels[group],
+                self.teacher_head,
+                memory_budget_bytes=self.loss_memory_bytes,
+            )
+            loss = loss + out.total / count
+            ce[group], kl[group] = out.ce, out.kl
+        return loss, ce, kl
 
     def _both_heads(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
         # Traditional distillation: one projection of the student's rows serves its own CE too.

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from genrecal_mcore.config import Positions
+from genrecal_mcore.config import Positions, PositionWeighting
 from genrecal_mcore.data import (
     Microbatch,
     RecalibratorLayout,
     student_path_layout,
     teacher_path_layout,
 )
+from genrecal_mcore.training.answer_inputs import AnswerEmbeddings
 
 LOSS_TERMS = (
+    "loss",
     "ce_recal_boundary",
     "ce_recal_rest",
     "kl_recal_boundary",
@@ -37,6 +39,8 @@ class StepCounts:
     """The same in the student's tokenizer."""
     teacher_tokens: int
     """All tokens in the teacher's tokenizer."""
+    answers: int
+    """Each has one boundary position."""
 
     def compared(self, positions: Positions) -> int:
         """Return the positions at which both models' own distributions are compared."""
@@ -53,6 +57,19 @@ class StudentUnit:
     payload: torch.Tensor | None
     """`[rows, h_t]` teacher features in the order of `data.payload_rows`."""
     counts: StepCounts
+    answers: AnswerEmbeddings | None = None
+    """What stands for the answers' features in the Recalibrator's input, if anything does."""
+
+
+def weighted_groups(
+    layout: RecalibratorLayout, counts: StepCounts, weighting: PositionWeighting
+) -> list[tuple[slice | torch.Tensor, int]]:
+    """Return groups of the layout's label-bearing positions, each with what its sum is divided by."""
+    if weighting == "tokens":
+        return [(slice(None), counts.teacher_answer_tokens)]
+    # An answer has at least two tokens, its text and its end, so that there are other positions.
+    rest = counts.teacher_answer_tokens - counts.answers
+    return [(layout.boundary, 2 * counts.answers), (layout.rest, 2 * rest)]
 
 
 class LossSums:

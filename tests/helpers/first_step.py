@@ -11,7 +11,13 @@ from PIL import Image
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from genrecal_mcore.config import DataConfig, DataSource, RunConfig
-from genrecal_mcore.data import ModelProcessor, SampleIndex, build_index, load_processor
+from genrecal_mcore.data import (
+    ModelProcessor,
+    SampleIndex,
+    build_index,
+    load_processor,
+    masked_answer_rows,
+)
 from genrecal_mcore.native import load_native_model
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.parallel import install_cpu_shims, layout_of
@@ -38,6 +44,9 @@ RTOL_LOSS = 1e-5  # worst seen 4.8e-7 over all layouts and all published pairs
 RTOL_GRADIENT = 1e-4  # of a tensor's norm; worst seen 3.8e-6 over all layouts and all published pairs
 
 LORA_STD = 0.1
+SEED = 3
+MASKED_RATE = 0.5
+"""The default."""
 
 
 def first_step(raw_config: dict[str, Any]) -> dict[str, Any] | None:
@@ -105,7 +114,7 @@ def raw_config(folders: dict[str, Path], run_dir: Path, **changes: Any) -> dict[
             "micro_batch_size": 1,
             "accumulation_steps": 2,
             "dtype": "float32",
-            "seed": 3,
+            "seed": SEED,
         },
         "transfer": {"timeout_s": 60.0},
         "teacher": {"checkpoint": folders["teacher"]},
@@ -183,9 +192,28 @@ def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) 
     source = DataSource(path=folders["data"], images=folders["data"].parent / "images")
     index = build_index(DataConfig(sources=(source,)), {"teacher": teacher, "student": student})
     return [
-        ReferenceSample(teacher=conversation(teacher, index, i), student=conversation(student, index, i))
+        ReferenceSample(
+            teacher=conversation(teacher, index, i),
+            student=conversation(student, index, i),
+            replaced=replaced_rows(teacher, index, i, case.get("answer_input", "features")),
+        )
         for i in numbers
     ]
+
+
+def replaced_rows(
+    teacher: ModelProcessor, index: SampleIndex, number: int, answer_input: str
+) -> tuple[bool, ...]:
+    """Tell for each answer token of a sample whether its embedding stands for its feature in step 0."""
+    rendered = teacher.render(index[number], index.facts[number].image_sizes)
+    if answer_input != "masked":
+        return (answer_input == "embeddings",) * rendered.num_answer_tokens
+    chosen = masked_answer_rows(
+        teacher.collate([rendered]), with_questions=True, rate=MASKED_RATE, seed=SEED, step=0
+    )
+    return tuple(
+        row in chosen.rows.tolist() for start, end in rendered.answer_spans for row in range(start, end)
+    )
 
 
 def conversation(processor: ModelProcessor, index: SampleIndex, number: int) -> RenderedConversation:

@@ -49,6 +49,8 @@ class ReferenceSample:
 
     teacher: RenderedConversation | None
     student: RenderedConversation
+    replaced: Sequence[bool] = ()
+    """Of each teacher answer token, in order: whether its input embedding stands for its feature."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,7 @@ class Objective:
     positions: str = "all"
     """Of the methods that compare both heads."""
     skew: float = 0.1
+    position_weighting: str = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,12 +182,30 @@ def reference_step(
             sums[name] = sums[name] + value if name in sums else value
             counts[name] = counts.get(name, 0) + count
     losses = {name: total / counts[name] for name, total in sums.items()}
-    losses["loss"] = torch.stack([losses[name] for name in SUMMANDS if name in losses]).sum()
+    terms = [losses[name] for name in SUMMANDS if name in losses]
+    if objective.position_weighting == "boundary_and_rest":
+        terms = _terms_of_equal_groups(sums, counts)
+    losses["loss"] = torch.stack(terms).sum()
     return ReferenceStep(
         losses={name: value.item() for name, value in losses.items()},
         recalibrator_gradients=_gradients(losses["loss"], models.trainable_recalibrator()),
         student_gradients=_gradients(losses["loss"], models.trainable_student),
     )
+
+
+def _terms_of_equal_groups(sums: Mapping[str, torch.Tensor], counts: Mapping[str, int]) -> list[torch.Tensor]:
+    """Return the summands of the loss, each of the Recalibrator's as half a mean over boundaries and half one
+    over the other positions.
+    """
+    terms = []
+    for name in (name for name in SUMMANDS if name in sums):
+        if name.endswith("_student"):
+            terms.append(sums[name] / counts[name])
+            continue
+        boundaries = counts["boundary"]
+        terms.append(sums[f"{name}_boundary"] / boundaries / 2)
+        terms.append(sums[f"{name}_rest"] / (counts[name] - boundaries) / 2)
+    return terms
 
 
 def body_features(model: PreTrainedModel, conversation: RenderedConversation) -> torch.Tensor:
@@ -232,19 +253,19 @@ def _recalibrated_sums(
 ) -> dict[str, SumAndCount]:
     sums: dict[str, SumAndCount] = {}
     z_student, z_teacher = features
-    paths = {"recal": _student_path(models, sample, z_student, z_teacher)}
+    inputs = _teacher_inputs(models, sample, z_teacher)
+    paths = {"recal": _student_path(models, sample, z_student, inputs)}
     if objective.stage == 1 and objective.is_regularized:
-        paths["reg"] = _teacher_path(models, sample, z_teacher)
+        paths["reg"] = _teacher_path(models, sample, inputs)
     for path, (rows, answer_starts) in paths.items():
         cross_entropies, divergences, is_boundary = _frozen_head_losses(
             models, sample, z_teacher, rows, answer_starts
         )
         for name, values in ((f"ce_{path}", cross_entropies), (f"kl_{path}", divergences)):
             sums[name] = values.sum(), len(values)
-            if path == "recal":
-                sums[f"{name}_boundary"] = values[is_boundary].sum(), len(values)
-                sums[f"{name}_rest"] = values[~is_boundary].sum(), len(values)
-    return sums
+            sums[f"{name}_boundary"] = values[is_boundary].sum(), len(values)
+            sums[f"{name}_rest"] = values[~is_boundary].sum(), len(values)
+    return sums | {"boundary": (torch.zeros(()), len(sample.teacher.answer_spans))}
 
 
 def _own_divergences(
@@ -272,6 +293,23 @@ def _own_divergences(
         a, b = {"kl": (p, q), "reverse_kl": (q, p), "skew_reverse_kl": (q, mixed)}[objective.method]
         divergences.append((a * (a.log() - b.log())).sum())
     return divergences
+
+
+def _teacher_inputs(
+    models: ReferenceModels, sample: ReferenceSample, z_teacher: torch.Tensor
+) -> torch.Tensor:
+    """Return the teacher's rows as the Recalibrator reads them: features, some of them replaced by embeddings
+    of the same size.
+    """
+    inputs = z_teacher.clone()
+    positions = [i for start, end in sample.teacher.answer_spans for i in range(start, end)]
+    embedding = models.teacher.get_input_embeddings().weight
+    for position, is_replaced in zip(positions, sample.replaced, strict=bool(sample.replaced)):
+        if is_replaced:
+            row = embedding[sample.teacher.input_ids[position]]
+            rms_wanted, rms_found = (x.square().mean().sqrt() for x in (z_teacher[position], row))
+            inputs[position] = row * rms_wanted / rms_found
+    return inputs
 
 
 def _student_path(

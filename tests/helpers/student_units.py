@@ -4,6 +4,7 @@ import torch
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.data import Microbatch, payload_rows
+from genrecal_mcore.training.answer_inputs import AnswerInputs
 from genrecal_mcore.training.student_module import StudentModule
 from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 
@@ -25,16 +26,22 @@ def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> S
         )
         for given in (positions.expand(3, -1, -1) if has_mrope else positions, positions)
     )
-    payload = None
+    payload = answers = None
     if module.stage.has_teacher:
         rows = payload_rows(teacher.answer_spans, teacher.lengths, with_questions=module.stage.with_questions)
         head = module.teacher_head
         payload = torch.randn(len(rows), head.shape[1], dtype=head.dtype)
+        if config.recalibrator.answer_input == "embeddings":
+            table = AnswerInputs(embedding=head, rate=1.0, seed=0, with_questions=module.stage.with_questions)
+            answers = table.of_unit(teacher, 0, head.device)
     tokens = batch_size * num_tokens
-    counts = StepCounts(teacher_answer_tokens=tokens, student_answer_tokens=tokens, teacher_tokens=tokens)
+    counts = StepCounts(
+        teacher_answer_tokens=tokens, student_answer_tokens=tokens, teacher_tokens=tokens, answers=batch_size
+    )
     return StudentUnit(
         student=student,
         teacher=teacher if payload is not None else None,
         payload=payload,
         counts=counts,
+        answers=answers,
     )

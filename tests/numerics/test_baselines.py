@@ -36,7 +36,7 @@ def case_id(case: Case) -> str:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def one_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return make_models_of_one_tokenizer(tmp_path_factory.mktemp("one_tokenizer"))
 
 
@@ -57,9 +57,9 @@ def config_of(case: Case, folders: dict[str, Path], run_dir: Path) -> dict[str, 
 @pytest.mark.distributed
 @pytest.mark.parametrize("case", pairwise_cases(AXES, is_valid), ids=case_id)
 def test_losses_and_gradients_of_a_baseline_equal_the_reference(
-    case: Case, folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
+    case: Case, one_tokenizer: dict[str, Path], rank_pool: RankPool, tmp_path: Path
 ) -> None:
     tp, pp = case["teacher"]
-    config = config_of(case, folders, tmp_path / "run")
+    config = config_of(case, one_tokenizer, tmp_path / "run")
     results = rank_pool.run(first_step, tp * pp + case["student_dp"], config)
-    compare_with_reference(results, {**case, "stage": 2, "skew": SKEW}, folders)
+    compare_with_reference(results, {**case, "stage": 2, "skew": SKEW}, one_tokenizer)

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 
-from checkpoint_tools.conversion import convert_to_mcore
 from tests.helpers.covering import Case, all_cases, pairwise_cases
 from tests.helpers.first_step import compare_with_reference, first_step, pair_folders, raw_config
 from tests.helpers.rank_pool import RankPool
-from tests.helpers.tiny_data import make_tiny_dataset
-from tests.helpers.tiny_models import make_tiny_model
+from tests.numerics.conftest import PAIRS
 
 UNEVEN_SPLITS = {(1, 2, 1): (1, 3), (2, 2, 2): (3, 1)}
 """Layers of each pipeline stage, by the teacher's degrees; other meshes share them out evenly."""
@@ -26,7 +24,7 @@ AXES = {
     "teacher": [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2), (2, 2, 2)],
     "student_dp": [1, 2, 3],
     "stage": [1, 2],
-    "pair": [("internvl_qwen2", "qwen2_vl"), ("qwen2_vl", "internvl_llama")],
+    "pair": PAIRS,
     "sequence_parallel": [False, True],
     "keeping": list(KEEPING),
 }
@@ -45,34 +43,6 @@ def case_id(case: Case) -> str:
     sp = "-sp" if case["sequence_parallel"] else ""
     student = f"student{case['student_dp']}-{case['keeping']}"
     return f"tp{tp}-pp{pp}-dp{dp}{sp}-{student}-stage{case['stage']}-{case['pair'][0]}"
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("tiny")
-    made = {"data": make_tiny_dataset(root / "data", 12, seed=5)}
-    for seed, kind in enumerate(sorted({kind for pair in AXES["pair"] for kind in pair})):
-        made[kind] = make_tiny_model(root / kind, kind, seed=seed)
-        made[f"{kind}_teacher"] = root / f"{kind}_teacher"
-        convert_to_mcore(made[kind], made[f"{kind}_teacher"])
-    return made
-
-
-@pytest.fixture(scope="module")
-def stage1_runs(
-    folders: dict[str, Path], rank_pool: RankPool, tmp_path_factory: pytest.TempPathFactory
-) -> dict[Any, Path]:
-    """Train one step of stage 1 for each pair, for stage 2 to start from."""
-    from tests.helpers.training_run import train_run
-
-    runs = {}
-    for pair in AXES["pair"]:
-        run_dir = tmp_path_factory.mktemp("stage1") / "run"
-        config = raw_config(pair_folders(folders, pair), run_dir)
-        config["mesh"] = {"teacher": {}, "student": {"dp": 1}}
-        rank_pool.run(train_run, 2, config)
-        runs[pair] = run_dir
-    return runs
 
 
 @pytest.mark.distributed

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "genrecal_mcore").rglob("*.py")))
 
-PAPER_SYMBOLS = {"_l", "_s", "gt_l", "r_al", "z_al"}
+PAPER_SYMBOLS = {"_l", "_s", "a_l", "gt_l", "r_al", "z_al"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

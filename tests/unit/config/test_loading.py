@@ -97,6 +97,15 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
         (["method=kl", "stage=2", "teacher=null"], "method kl, stage 2 needs a teacher"),
         (["method=kl", "stage=2", "init_from=runs/one"], "method kl, stage 2 starts afresh; remove it"),
         (["method=kl", "stage=3"], "init_from is missing; method kl, stage 3 starts from a stage-2 run"),
+        (["recalibrator.masked_rate=0.3"], "recalibrator.answer_input is features; set that to masked"),
+        (
+            ["method=kl", "stage=2", "recalibrator.answer_input=embeddings"],
+            "recalibrator.answer_input is embeddings, but method kl has no Recalibrator; remove it",
+        ),
+        (
+            ["method=kl", "stage=2", "loss.position_weighting=boundary_and_rest"],
+            "loss.position_weighting is boundary_and_rest, but method kl has no Recalibrator",
+        ),
         (["distillation.positions=answers"], "method genrecal compares no heads; remove it"),
         (["distillation.skew=0.2", "method=kl"], "distillation.skew is 0.2, but method kl has no skew"),
         (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),

@@ -50,7 +50,8 @@ def test_labels_and_kl_targets_start_at_the_boundary(with_questions: bool) -> No
     ]
     assert layout.labels.tolist() == [103, 104, 108, 109, 110, 113, 114, 115, 116]
     assert layout.label_rows.tolist() == [1, 2, 5, 6, 7, 9 + 3, 9 + 4, 9 + 5, 9 + 6]
-    assert layout.is_boundary.tolist() == [True, False, True, False, False, True, False, False, False]
+    assert layout.boundary.tolist() == [0, 2, 5]
+    assert layout.rest.tolist() == [1, 3, 4, 6, 7, 8]
 
 
 def test_teacher_path_is_the_teachers_own_sequence() -> None:

@@ -161,29 +161,26 @@ RECOMPUTATION = {
     "checkpoints 2 of 6": {"checkpointed_layers": 2},
     "checkpoints 5 of 6": {"checkpointed_layers": 5},
 }
+RUNS = {
+    "stage 1": {"stage": 1},
+    "stage 1 embeddings": {"stage": 1, "recalibrator": {"answer_input": "embeddings"}},
+    "kl": {"stage": 2, "method": "kl"},
+    **{
+        f"stage {stage} {name}": {"stage": stage, "train": train}
+        for stage, (name, train) in product((2, 3), RECOMPUTATION.items())
+    },
+}
 
 
-@pytest.mark.parametrize(
-    ("method", "stage", "recomputation"),
-    [
-        ("genrecal", 1, "checkpoints"),
-        *product(("genrecal",), (2, 3), RECOMPUTATION),
-        ("kl", 2, "checkpoints"),
-    ],
-)
+@pytest.mark.parametrize("run", list(RUNS))
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_estimate_is_above_what_a_student_rank_holds_and_not_far(
-    dtype: str, method: str, stage: int, recomputation: str, folders: dict[str, Path]
+    dtype: str, run: str, folders: dict[str, Path]
 ) -> None:
-    train = {"dtype": dtype, "micro_batch_size": 2, **RECOMPUTATION[recomputation]}
-    config = run_of_stage(
-        folders,
-        stage,
-        method=method,
-        train=train,
-        data={"max_tokens": NUM_TOKENS},
-        loss={"memory_budget_mib": 1},
-    )
+    changes = dict(RUNS[run])
+    changes["train"] = {"dtype": dtype, "micro_batch_size": 2, **changes.get("train", {})}
+    sizes = {"data": {"max_tokens": NUM_TOKENS}, "loss": {"memory_budget_mib": 1}}
+    config = run_of_stage(folders, **changes, **sizes)
     module = module_with_computed_dtypes(config)
     unit = text_unit(config, module, num_tokens=NUM_TOKENS)
     drop_gradients(module)
