@@ -146,6 +146,11 @@ def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
             f"loss.position_weighting is {weighting}, but method {config.method} has no Recalibrator, whose "
             "positions it weighs; remove it"
         )
+    if config.train.diagnostics_every_steps is not None and not config.has_recalibrator:
+        yield (
+            f"train.diagnostics_every_steps is set, but method {config.method}, stage {config.stage} has no "
+            "Recalibrator, through which it measures; remove it"
+        )
     if answer_input != "masked" and recalibrator.masked_rate != usual.masked_rate:
         yield (
             f"recalibrator.masked_rate is {recalibrator.masked_rate:g}, but recalibrator.answer_input is "

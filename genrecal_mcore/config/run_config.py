@@ -100,6 +100,14 @@ class TrainConfig(_Section):
     """Steps between checkpoints; the last step always writes one."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints to keep."""
+    diagnostics_every_steps: int | None = Field(default=None, ge=1)
+    """Steps between measurements of the gradient that reaches the student's features through the
+    Recalibrator, which such a step runs twice; never if left out.
+    """
+
+    def diagnoses(self, step: int) -> bool:
+        """Return whether that gradient is measured in a step."""
+        return self.diagnostics_every_steps is not None and step % self.diagnostics_every_steps == 0
 
     def num_checkpointed(self, num_layers: int) -> int:
         """Return how many decoder layers of a student that learns are computed again, of `num_layers`."""
@@ -257,6 +265,11 @@ class RunConfig(_Section):
     """None records nothing and costs nothing."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+
+    @property
+    def has_recalibrator(self) -> bool:
+        """Whether this run runs a Recalibrator."""
+        return self.method == "genrecal" and self.stage != 3
 
     @property
     def compares_heads(self) -> bool:

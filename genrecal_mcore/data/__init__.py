@@ -24,6 +24,7 @@ from genrecal_mcore.data.recalibrator_layout import (
     RecalibratorLayout,
     student_path_layout,
     teacher_path_layout,
+    with_shares_apart,
 )
 from genrecal_mcore.data.show import batch_shape, load_processors, sample_order, show_step
 from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
@@ -67,5 +68,6 @@ __all__ = [
     "student_path_layout",
     "teacher_path_layout",
     "unit_samples",
+    "with_shares_apart",
     "write_skipped",
 ]

@@ -110,6 +110,24 @@ def teacher_path_layout(teacher_spans: Spans, teacher_ids: torch.Tensor) -> Reca
     return builder.build()
 
 
+def with_shares_apart(layout: RecalibratorLayout) -> RecalibratorLayout:
+    """Return a layout with every sequence twice: once with the boundary's labels, once with the others.
+
+    Losses and gradients are the same; the gradient for the first n student rows is the boundary's, that for
+    the second n the rest's.
+    """
+    s, n, source = len(layout.source), len(layout.student_rows), layout.source
+    label_rows = layout.label_rows.clone()
+    label_rows[layout.rest] += s
+    return replace(
+        layout,
+        source=torch.cat([torch.where(source < n, source, source + n), source + n]),
+        bounds=(*layout.bounds, *(s + bound for bound in layout.bounds[1:])),
+        student_rows=layout.student_rows.repeat(2),
+        label_rows=label_rows,
+    )
+
+
 class _LayoutBuilder:
     """Collects rows sample by sample; teacher rows are numbered from -1 downwards until all student rows are
     known. Samples are as long as their last answer's end.

@@ -41,6 +41,8 @@ METRIC_FIELDS: tuple[str, ...] = (
     "bytes_received",
     "peak_memory_bytes",
     "grad_norm",
+    "grad_norm_z_qs_boundary",
+    "grad_norm_z_qs_rest",
 )
 """The fields of every line, in this order. A term that a stage does not have is null.
 

@@ -133,6 +133,14 @@ TIME_PANELS = (
         lines=(Line(field="lr", label="learning rate", color=INK),),
         is_smoothed=False,
     ),
+    Panel(
+        title="Gradient at the student's question features",
+        lines=(
+            Line(field="grad_norm_z_qs_boundary", label="from boundary positions", color=ORANGE),
+            Line(field="grad_norm_z_qs_rest", label="from other positions", color=BLUE),
+        ),
+        is_smoothed=False,
+    ),
     Panel(title="Gradient norm", lines=(Line(field="grad_norm", label="gradient norm", color=INK),)),
 )
 

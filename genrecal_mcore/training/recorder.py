@@ -13,7 +13,13 @@ from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLin
 from genrecal_mcore.status import Activity
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_feed import Waits
-from genrecal_mcore.training.student_unit import LOSS_TERMS, StepCounts, StudentUnit
+from genrecal_mcore.training.student_unit import (
+    GRADIENT_SQUARES,
+    LOSS_TERMS,
+    SUM_NAMES,
+    StepCounts,
+    StudentUnit,
+)
 
 MEASURED = {
     Activity.COMPUTE: "compute_s",
@@ -32,7 +38,7 @@ class StepRecord:
     step: int
     lr: float
     sums: torch.Tensor
-    """This rank's loss sums `[len(LOSS_TERMS)]`, fp64."""
+    """This rank's sums `[len(SUM_NAMES)]`, fp64."""
     unit: StudentUnit
     """Any unit of the step: it carries the step's global token counts."""
     grad_norm: torch.Tensor
@@ -65,7 +71,7 @@ class StepRecorder:
 
     def write_to(self, config: RunConfig, *, first_step: int) -> None:
         """Let this rank write the run's metrics and show its progress."""
-        self.stage_number = config.stage
+        self.stage_number, self.diagnoses = config.stage, config.train.diagnoses
         path = config.run.dir / "metrics.jsonl"
         writer = self.open.enter_context(MetricsWriter(path, first_step=first_step))
         title = f"{config.method} stage {config.stage}"
@@ -103,7 +109,7 @@ class StepRecorder:
         self.before, self.seconds_before = waits, seconds
         totals = torch.cat([record.sums, local])
         dist.all_reduce(totals, group=self.group)
-        names = (*LOSS_TERMS, "student_wait_s", "teacher_wait_s", "bytes_received", *MEASURED.values())
+        names = (*SUM_NAMES, "student_wait_s", "teacher_wait_s", "bytes_received", *MEASURED.values())
         return dict(zip(names, totals.tolist(), strict=True))
 
     def _metrics(self, record: StepRecord, totals: dict[str, float]) -> dict[str, MetricValue]:
@@ -124,6 +130,7 @@ class StepRecorder:
             "bytes_received": int(totals["bytes_received"]) if stage.has_teacher else None,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "grad_norm": float(record.grad_norm),
+            **self._student_gradients(record.step, totals),
         }
 
     def _loss_terms(self, counts: StepCounts, totals: dict[str, float]) -> dict[str, float | None]:
@@ -135,6 +142,13 @@ class StepRecorder:
             boundary, rest = terms[f"{name}_boundary"], terms[f"{name}_rest"]
             terms[name] = None if boundary is None or rest is None else boundary + rest
         return terms
+
+    def _student_gradients(self, step: int, totals: dict[str, float]) -> dict[str, float | None]:
+        """Return the norms at the student's question rows, over all units of the step."""
+        return {
+            name.replace("square", "norm"): totals[name] ** 0.5 if self.diagnoses(step) else None
+            for name in GRADIENT_SQUARES
+        }
 
     def _count_of(self, name: str, counts: StepCounts) -> int:
         if name == "loss":

@@ -16,7 +16,7 @@ from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
 from genrecal_mcore.training.recorder import StepRecord, StepRecorder
 from genrecal_mcore.training.student_module import StudentModule
-from genrecal_mcore.training.student_unit import LOSS_TERMS, StudentUnit
+from genrecal_mcore.training.student_unit import SUM_NAMES, StudentUnit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,12 +86,12 @@ def leave_early(rank: StudentRank, steps_done: int) -> NoReturn:
 
 
 def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tuple[torch.Tensor, StudentUnit]:
-    """Run the step's microbatches; return this rank's loss sums `[len(LOSS_TERMS)]` and the last unit.
+    """Run the step's microbatches; return this rank's sums `[len(SUM_NAMES)]` and the last unit.
 
     Gradients are reduced over the student group with the last microbatch, or with each
     (`train.reduce_every_microbatch`).
     """
-    sums = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=rank.recorder.device)
+    sums = torch.zeros(len(SUM_NAMES), dtype=torch.float64, device=rank.recorder.device)
     last = rank.num_microbatches(step) - 1
     for microbatch in range(last + 1):
         at = Unit(step=step, microbatch=microbatch, student_rank=rank.student_rank)
@@ -101,7 +101,7 @@ def accumulate_gradients(rank: StudentRank, config: RunConfig, step: int) -> tup
         seed_unit(config.train.seed, step=step, microbatch=microbatch, student_rank=rank.student_rank)
         assert isinstance(rank.module, FSDPModule)
         rank.module.set_requires_gradient_sync(microbatch == last or config.train.reduce_every_microbatch)
-        loss, unit_sums = rank.module(unit)
+        loss, unit_sums = rank.module(unit, diagnoses=config.train.diagnoses(step))
         loss.backward()
         sums += unit_sums
     return sums, unit

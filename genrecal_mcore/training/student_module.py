@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from genrecal_mcore.data import Microbatch, RecalibratorLayout, compared_rows, label_positions
+from genrecal_mcore.data import (
+    Microbatch,
+    RecalibratorLayout,
+    compared_rows,
+    label_positions,
+    with_shares_apart,
+)
 from genrecal_mcore.losses import (
     NO_LABEL,
     DistilledRows,
@@ -27,8 +33,8 @@ from genrecal_mcore.models import (
 )
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_unit import (
-    LossSums,
     StudentUnit,
+    UnitSums,
     regularizer_layout,
     student_layout,
     weighted_groups,
@@ -56,18 +62,18 @@ class StudentModule(nn.Module):
         self.stage = stage
         self.loss_memory_bytes = loss_memory_bytes
 
-    def forward(self, unit: StudentUnit) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return this unit's share of the step's loss, a scalar, and its loss sums `[len(LOSS_TERMS)]`,
-        detached.
+    def forward(self, unit: StudentUnit, *, diagnoses: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this unit's share of the step's loss, a scalar, and its sums `[len(SUM_NAMES)]`, detached.
 
         Each sum is divided once, by the step's global count of label-bearing tokens, so that the gradient
-        depends neither on the number of ranks nor on that of microbatches.
+        depends neither on the number of ranks nor on that of microbatches. With `diagnoses` the backward pass
+        completes the sums.
         """
         hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [t, h_s]
-        sums = LossSums(hidden_states.device)
+        sums = UnitSums(hidden_states.device)
         loss = torch.zeros((), device=hidden_states.device)
         if self.stage.student_path:
-            loss = loss + self._student_path(unit, hidden_states, sums)
+            loss = loss + self._student_path(unit, hidden_states, sums, diagnoses=diagnoses)
         if self.stage.teacher_path:
             loss = loss + self._teacher_path(unit, hidden_states, sums)
         if self.stage.comparison is not None:
@@ -102,15 +108,22 @@ class StudentModule(nn.Module):
             packing = Packing.of(batch.bounds, embeddings.device)
             return student_body(self.student, embeddings, batch.position_ids, packing)
 
-    def _student_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+    def _student_path(
+        self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums, *, diagnoses: bool
+    ) -> torch.Tensor:
         layout = student_layout(unit, with_questions=self.stage.with_questions)
-        loss, ce, kl = self._recalibrated_loss(unit, layout, hidden_states[layout.student_rows])
+        if diagnoses:
+            layout = with_shares_apart(layout)
+        student_rows = hidden_states[layout.student_rows]
+        if diagnoses:
+            student_rows = sums.add_gradient_squares(student_rows)
+        loss, ce, kl = self._recalibrated_loss(unit, layout, student_rows)
         for name, values in (("ce_recal", ce), ("kl_recal", kl)):
             sums.add(f"{name}_boundary", values[layout.boundary])
             sums.add(f"{name}_rest", values[layout.rest])
         return loss
 
-    def _teacher_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+    def _teacher_path(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums) -> torch.Tensor:
         no_rows = hidden_states.new_zeros(0, hidden_states.shape[1])
         loss, ce, kl = self._recalibrated_loss(unit, regularizer_layout(unit), no_rows)
         sums.add("ce_reg", ce)
@@ -144,7 +157,7 @@ class StudentModule(nn.Module):
             ce[group], kl[group] = out.ce, out.kl
         return loss, ce, kl
 
-    def _both_heads(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+    def _both_heads(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums) -> torch.Tensor:
         # Traditional distillation: one projection of the student's rows serves its own CE too.
         comparison = self.stage.comparison
         assert comparison is not None and unit.teacher is not None and unit.payload is not None
@@ -169,7 +182,7 @@ class StudentModule(nn.Module):
         sums.add("kl_student", out.divergence)
         return out.total
 
-    def _student_ce(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: LossSums) -> torch.Tensor:
+    def _student_ce(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums) -> torch.Tensor:
         # Question positions never see the vocabulary: only rows that predict an answer token are projected.
         positions = label_positions(unit.student)
         ce_sum = student_head_loss(

@@ -26,6 +26,9 @@ LOSS_TERMS = (
     "ce_student",
     "kl_student",
 )
+GRADIENT_SQUARES = ("grad_square_z_qs_boundary", "grad_square_z_qs_rest")
+"""Of the gradient at the student's question rows, from each share of the recalibrated loss."""
+SUM_NAMES = (*LOSS_TERMS, *GRADIENT_SQUARES)
 """Order of the sums that the module returns."""
 
 
@@ -72,16 +75,29 @@ def weighted_groups(
     return [(layout.boundary, 2 * counts.answers), (layout.rest, 2 * rest)]
 
 
-class LossSums:
-    """A unit's loss sums by name, detached."""
+class UnitSums:
+    """A unit's sums by name, detached."""
 
     def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(len(LOSS_TERMS), dtype=torch.float64, device=device)
-        """In the order of `LOSS_TERMS`."""
+        self.values = torch.zeros(len(SUM_NAMES), dtype=torch.float64, device=device)
+        """In the order of `SUM_NAMES`."""
 
     def add(self, name: str, values: torch.Tensor) -> None:
-        """Add all of `values` to a term."""
-        self.values[LOSS_TERMS.index(name)] += values.detach().sum()
+        """Add all of `values` to a sum."""
+        self.values[SUM_NAMES.index(name)] += values.detach().sum()
+
+    def add_gradient_squares(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return `rows` `[2n, h_s]`, whose gradient the backward pass will add: of the first half to the
+        boundary's sum, of the second to the rest's.
+        """
+        rows = rows if rows.requires_grad else rows.detach().requires_grad_()
+
+        def add(gradient: torch.Tensor) -> None:
+            for name, half in zip(GRADIENT_SQUARES, gradient.float().chunk(2), strict=True):
+                self.add(name, half.square())
+
+        rows.register_hook(add)
+        return rows
 
 
 def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLayout:

@@ -64,6 +64,8 @@ class Objective:
     """Of the methods that compare both heads."""
     skew: float = 0.1
     position_weighting: str = "tokens"
+    measures_gradients: bool = False
+    """Of the student's question features, from the boundary and from the rest apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,7 @@ class ReferenceStep:
     """Loss terms by metric name and gradients of every trainable tensor by name."""
 
     losses: dict[str, float]
+    """And, where they are measured, norms of gradients."""
     recalibrator_gradients: dict[str, torch.Tensor]
     student_gradients: dict[str, torch.Tensor]
 
@@ -177,8 +180,9 @@ def reference_step(
     """
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
+    questions: list[torch.Tensor] = []
     for sample in samples:
-        for name, (value, count) in _loss_sums(models, sample, objective).items():
+        for name, (value, count) in _loss_sums(models, sample, objective, questions).items():
             sums[name] = sums[name] + value if name in sums else value
             counts[name] = counts.get(name, 0) + count
     losses = {name: total / counts[name] for name, total in sums.items()}
@@ -186,11 +190,32 @@ def reference_step(
     if objective.position_weighting == "boundary_and_rest":
         terms = _terms_of_equal_groups(sums, counts)
     losses["loss"] = torch.stack(terms).sum()
+    if objective.measures_gradients:
+        losses |= _question_gradient_norms(sums, counts, questions, objective)
     return ReferenceStep(
         losses={name: value.item() for name, value in losses.items()},
         recalibrator_gradients=_gradients(losses["loss"], models.trainable_recalibrator()),
         student_gradients=_gradients(losses["loss"], models.trainable_student),
     )
+
+
+def _question_gradient_norms(
+    sums: Mapping[str, torch.Tensor],
+    counts: Mapping[str, int],
+    questions: Sequence[torch.Tensor],
+    objective: Objective,
+) -> dict[str, torch.Tensor]:
+    """Return the norm of the gradient that reaches all question rows, from each share of the loss."""
+    divisors = {"boundary": counts["kl_recal"], "rest": counts["kl_recal"]}
+    if objective.position_weighting == "boundary_and_rest":
+        boundaries = counts["boundary"]
+        divisors = {"boundary": 2 * boundaries, "rest": 2 * (counts["kl_recal"] - boundaries)}
+    norms = {}
+    for share, divisor in divisors.items():
+        loss = (sums[f"ce_recal_{share}"] + sums[f"kl_recal_{share}"]) / divisor
+        gradients = torch.autograd.grad(loss, questions, retain_graph=True)
+        norms[f"grad_norm_z_qs_{share}"] = torch.cat(gradients).norm()
+    return norms
 
 
 def _terms_of_equal_groups(sums: Mapping[str, torch.Tensor], counts: Mapping[str, int]) -> list[torch.Tensor]:
@@ -226,8 +251,9 @@ SumAndCount = tuple[torch.Tensor, int]
 
 
 def _loss_sums(
-    models: ReferenceModels, sample: ReferenceSample, objective: Objective
+    models: ReferenceModels, sample: ReferenceSample, objective: Objective, questions: list[torch.Tensor]
 ) -> dict[str, SumAndCount]:
+    """Return the sample's sums; its rows z_q1, z_q2, ... are added to `questions`."""
     sums: dict[str, SumAndCount] = {}
     with torch.set_grad_enabled(objective.stage != 1):
         z_student = body_features(models.student, sample.student)
@@ -240,7 +266,9 @@ def _loss_sums(
     with torch.no_grad():
         z_teacher = body_features(models.teacher, sample.teacher)
     if objective.method == "genrecal":
-        return sums | _recalibrated_sums(models, sample, (z_student, z_teacher), objective)
+        found, rows = _recalibrated_sums(models, sample, (z_student, z_teacher), objective)
+        questions += rows
+        return sums | found
     divergences = _own_divergences(models, sample, (z_student, z_teacher), objective)
     return sums | {"kl_student": (torch.stack(divergences).sum(), len(divergences))}
 
@@ -250,11 +278,12 @@ def _recalibrated_sums(
     sample: ReferenceSample,
     features: tuple[torch.Tensor, torch.Tensor],
     objective: Objective,
-) -> dict[str, SumAndCount]:
+) -> tuple[dict[str, SumAndCount], list[torch.Tensor]]:
     sums: dict[str, SumAndCount] = {}
     z_student, z_teacher = features
+    questions = _question_rows(sample, z_student)
     inputs = _teacher_inputs(models, sample, z_teacher)
-    paths = {"recal": _student_path(models, sample, z_student, inputs)}
+    paths = {"recal": _student_path(models, sample, questions, inputs)}
     if objective.stage == 1 and objective.is_regularized:
         paths["reg"] = _teacher_path(models, sample, inputs)
     for path, (rows, answer_starts) in paths.items():
@@ -265,7 +294,18 @@ def _recalibrated_sums(
             sums[name] = values.sum(), len(values)
             sums[f"{name}_boundary"] = values[is_boundary].sum(), len(values)
             sums[f"{name}_rest"] = values[~is_boundary].sum(), len(values)
-    return sums | {"boundary": (torch.zeros(()), len(sample.teacher.answer_spans))}
+    return sums | {"boundary": (torch.zeros(()), len(sample.teacher.answer_spans))}, questions
+
+
+def _question_rows(sample: ReferenceSample, z_student: torch.Tensor) -> list[torch.Tensor]:
+    """Return z_q1, z_q2, ... of a sample, each a tensor that a gradient can be asked for."""
+    questions = []
+    first = 0
+    for start, end in sample.student.answer_spans:
+        rows = z_student[first:start]
+        questions.append(rows if rows.requires_grad else rows.requires_grad_())
+        first = end
+    return questions
 
 
 def _own_divergences(
@@ -313,19 +353,18 @@ def _teacher_inputs(
 
 
 def _student_path(
-    models: ReferenceModels, sample: ReferenceSample, z_student: torch.Tensor, z_teacher: torch.Tensor
+    models: ReferenceModels,
+    sample: ReferenceSample,
+    questions: Sequence[torch.Tensor],
+    teacher_inputs: torch.Tensor,
 ) -> tuple[torch.Tensor, list[int]]:
     """Build `[z_q1, pre(z_a1), z_q2, pre(z_a2), ...]`; return it with each answer's first row."""
     pieces: list[torch.Tensor] = []
     answer_starts: list[int] = []
-    question_start = 0
-    for student_span, teacher_span in zip(
-        sample.student.answer_spans, sample.teacher.answer_spans, strict=True
-    ):
-        pieces.append(z_student[question_start : student_span[0]])
+    for question, (start, end) in zip(questions, sample.teacher.answer_spans, strict=True):
+        pieces.append(question)
         answer_starts.append(sum(len(piece) for piece in pieces))
-        pieces.append(models.recalibrator.rec_proj_pre(z_teacher[teacher_span[0] : teacher_span[1]]))
-        question_start = student_span[1]
+        pieces.append(models.recalibrator.rec_proj_pre(teacher_inputs[start:end]))
     return torch.cat(pieces), answer_starts
 
 

@@ -16,16 +16,19 @@ AXES = {
     "pair": PAIRS,
     "answer_input": ["features", "embeddings", "masked"],
     "position_weighting": ["tokens", "boundary_and_rest"],
+    "measures_gradients": [False, True],
 }
 
 
 def is_valid(case: Case) -> bool:
-    return (case["answer_input"], case["position_weighting"]) != ("features", "tokens")
+    published = case["answer_input"] == "features" and case["position_weighting"] == "tokens"
+    return not published or case["measures_gradients"]
 
 
 def case_id(case: Case) -> str:
     tp, pp = case["teacher"]
     options = f"{case['answer_input']}-{case['position_weighting']}"
+    options += "-measured" if case["measures_gradients"] else ""
     return f"{options}-tp{tp}-pp{pp}-student{case['student_dp']}-stage{case['stage']}-{case['pair'][0]}"
 
 
@@ -38,6 +41,7 @@ def test_losses_and_gradients_of_an_option_equal_the_reference(
     config = raw_config(pair_folders(folders, case["pair"]), tmp_path / "run", stage=case["stage"])
     config["mesh"] = {"teacher": {"tp": tp, "pp": pp}, "student": {"dp": case["student_dp"]}}
     config["train"]["accumulation_steps"] = 6 // case["student_dp"]
+    config["train"]["diagnostics_every_steps"] = 1 if case["measures_gradients"] else None
     config["recalibrator"] = {"answer_input": case["answer_input"]}
     config["loss"] = {"position_weighting": case["position_weighting"]}
     if case["stage"] == 2:

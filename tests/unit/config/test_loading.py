@@ -106,6 +106,10 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             ["method=kl", "stage=2", "loss.position_weighting=boundary_and_rest"],
             "loss.position_weighting is boundary_and_rest, but method kl has no Recalibrator",
         ),
+        (
+            ["method=sft", "stage=2", "train.diagnostics_every_steps=5"],
+            "train.diagnostics_every_steps is set, but method sft, stage 2 has no Recalibrator",
+        ),
         (["distillation.positions=answers"], "method genrecal compares no heads; remove it"),
         (["distillation.skew=0.2", "method=kl"], "distillation.skew is 0.2, but method kl has no skew"),
         (["mesh.teacher.tp.x=1"], "override mesh.teacher.tp.x: tp holds a value, not a section"),

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from genrecal_mcore.data.recalibrator_layout import payload_starts, student_path_layout, teacher_path_layout
+from genrecal_mcore.data.recalibrator_layout import (
+    payload_starts,
+    student_path_layout,
+    teacher_path_layout,
+    with_shares_apart,
+)
 
 # Sample 0: two turns; sample 1: one turn. Teacher and student cut the same text differently.
 TEACHER_SPANS = (((3, 5), (8, 11)), ((2, 6),))
@@ -65,3 +70,22 @@ def test_teacher_path_is_the_teachers_own_sequence() -> None:
 def test_payload_starts_count_boundary_and_answer_rows() -> None:
     assert payload_starts(TEACHER_SPANS, with_questions=False) == [[0, 3], [7]]
     assert payload_starts(TEACHER_SPANS, with_questions=True) == [[2, 7], [12]]
+
+
+def test_shares_apart_are_two_copies_of_every_sequence_with_half_of_the_labels_each() -> None:
+    layout = student_path_layout(STUDENT_SPANS, TEACHER_SPANS, TEACHER_IDS, with_questions=False)
+    twice = with_shares_apart(layout)
+    n, s = len(layout.student_rows), len(layout.source)
+    # Student rows i and n + i are the same one; the payload's follow them.
+    assert twice.student_rows.tolist() == 2 * layout.student_rows.tolist()
+    once = [row if row < n else f"payload {row - n}" for row in layout.source.tolist()]
+    names = [
+        row if row < n else row - n if row < 2 * n else f"payload {row - 2 * n}"
+        for row in twice.source.tolist()
+    ]
+    assert names == once + once
+    assert all(row < n or row >= 2 * n for row in twice.source[:s].tolist())
+    assert all(row >= n for row in twice.source[s:].tolist())
+    assert twice.bounds == (*layout.bounds, *(s + bound for bound in layout.bounds[1:]))
+    assert (twice.label_rows[layout.boundary] == layout.label_rows[layout.boundary]).all()
+    assert (twice.label_rows[layout.rest] == layout.label_rows[layout.rest] + s).all()
