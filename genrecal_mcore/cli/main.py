@@ -5,7 +5,7 @@
 
 import typer
 
-from genrecal_mcore.cli import data, demo, evaluate, explain, export, plan, report, trace, train
+from genrecal_mcore.cli import data, demo, diagnose, evaluate, explain, export, plan, report, trace, train
 from genrecal_mcore.cli.leaving import leave, say
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("diagnose")(diagnose.diagnose)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("trace")(trace.trace)

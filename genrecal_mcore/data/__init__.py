@@ -10,6 +10,7 @@ from genrecal_mcore.data.index import (
     SkippedSample,
     build_index,
     count_reasons,
+    draw_samples,
     first_samples,
     write_skipped,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "check_shared_tokens",
     "check_vocabularies",
     "compared_rows",
+    "draw_samples",
     "first_samples",
     "label_positions",
     "load_processor",

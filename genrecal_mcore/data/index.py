@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genrecal_mcore.config import DataConfig, DataSource
 from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.llava import BrokenSample, build_sample, read_source
@@ -109,6 +111,26 @@ def first_samples(
     records = ((source, number, record) for source in data.sources for number, record in read_source(source))
     checked = (_check(data, processors, *entry) for entry in islice(records, num_records))
     return [entry for entry in checked if not isinstance(entry, SkippedSample)]
+
+
+def draw_samples(
+    data: DataConfig, processors: Mapping[str, ModelProcessor | None], *, num_samples: int
+) -> list[tuple[Sample, SampleFacts]]:
+    """Check records of all sources in a fixed random order until `num_samples` are whole.
+
+    Raises `ValueError` when there are not as many.
+    """
+    records = [(source, number, record) for source in data.sources for number, record in read_source(source)]
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(records))
+    checked = (_check(data, processors, *records[i]) for i in order)
+    whole = (entry for entry in checked if not isinstance(entry, SkippedSample))
+    drawn = list(islice(whole, num_samples))
+    if len(drawn) < num_samples:
+        raise ValueError(
+            f"{num_samples} samples were asked for, but the data has {len(drawn)} whole ones; ask for fewer "
+            "or name other data"
+        )
+    return drawn
 
 
 def write_skipped(path: Path, index: SampleIndex) -> None:

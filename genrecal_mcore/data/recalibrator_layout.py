@@ -26,6 +26,8 @@ class RecalibratorLayout:
     """Where each sample's sequence begins, and s."""
     student_rows: torch.Tensor
     """`[n]`: position of each student row in the packed student microbatch."""
+    question_rows: torch.Tensor
+    """`[q]`: index into the output `[s]` of each question position."""
     label_rows: torch.Tensor
     """`[t]`: index into the output `[s]` of each label-bearing position."""
     labels: torch.Tensor
@@ -43,6 +45,7 @@ class RecalibratorLayout:
             self,
             source=self.source.to(device),
             student_rows=self.student_rows.to(device),
+            question_rows=self.question_rows.to(device),
             label_rows=self.label_rows.to(device),
             labels=self.labels.to(device),
             teacher_rows=self.teacher_rows.to(device),
@@ -85,7 +88,7 @@ def student_path_layout(
     for sample, answers in enumerate(student_spans):
         question_start = 0
         for turn, (start, end) in enumerate(answers):
-            builder.add_student_rows(range(student_start + question_start, student_start + start))
+            builder.add_student_question(range(student_start + question_start, student_start + start))
             builder.add_answer(teacher_start, teacher_spans[sample][turn], starts[sample][turn])
             question_start = end
         builder.end_sample()
@@ -102,7 +105,7 @@ def teacher_path_layout(teacher_spans: Spans, teacher_ids: torch.Tensor) -> Reca
     for sample, answers in enumerate(teacher_spans):
         question_start = 0
         for turn, (start, end) in enumerate(answers):
-            builder.add_teacher_rows(range(sample_start + question_start, sample_start + start))
+            builder.add_teacher_question(range(sample_start + question_start, sample_start + start))
             builder.add_answer(sample_start, (start, end), starts[sample][turn])
             question_start = end
         builder.end_sample()
@@ -124,6 +127,7 @@ def with_shares_apart(layout: RecalibratorLayout) -> RecalibratorLayout:
         source=torch.cat([torch.where(source < n, source, source + n), source + n]),
         bounds=(*layout.bounds, *(s + bound for bound in layout.bounds[1:])),
         student_rows=layout.student_rows.repeat(2),
+        question_rows=torch.cat([layout.question_rows, s + layout.question_rows]),
         label_rows=label_rows,
     )
 
@@ -138,18 +142,24 @@ class _LayoutBuilder:
         self.source: list[int] = []
         self.bounds: list[int] = [0]
         self.student: list[int] = []
+        self.questions: list[int] = []
         self.labelled: list[tuple[int, int, int, bool]] = []
 
     def end_sample(self) -> None:
         self.bounds.append(len(self.source))
 
-    def add_student_rows(self, positions: range) -> None:
+    def add_student_question(self, positions: range) -> None:
         first = len(self.student)
         self.student += positions
-        self.source += range(first, len(self.student))
+        self._add_question(range(first, len(self.student)))
 
-    def add_teacher_rows(self, rows: range) -> None:
-        self.source += [-1 - row for row in rows]
+    def add_teacher_question(self, rows: range) -> None:
+        self._add_question([-1 - row for row in rows])
+
+    def _add_question(self, source: Sequence[int]) -> None:
+        first = len(self.source)
+        self.source += source
+        self.questions += range(first, len(self.source))
 
     def add_answer(self, sample_start: int, span: AnswerSpan, boundary_row: int) -> None:
         start, end = span
@@ -157,7 +167,7 @@ class _LayoutBuilder:
         for j in range(end - start):
             label = self.teacher_ids[sample_start + start + j]
             self.labelled.append((boundary + j, label, boundary_row + j, j == 0))
-        self.add_teacher_rows(range(boundary_row + 1, boundary_row + 1 + end - start))
+        self.source += [-1 - row for row in range(boundary_row + 1, boundary_row + 1 + end - start)]
 
     def build(self) -> RecalibratorLayout:
         source = torch.tensor(self.source)
@@ -167,6 +177,7 @@ class _LayoutBuilder:
             source=source,
             bounds=tuple(self.bounds),
             student_rows=torch.tensor(self.student, dtype=torch.int64),
+            question_rows=torch.tensor(self.questions),
             label_rows=torch.tensor(rows),
             labels=torch.tensor(labels),
             teacher_rows=torch.tensor(teacher_rows),

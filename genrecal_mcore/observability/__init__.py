@@ -1,9 +1,11 @@
 """What a run says about itself: metrics, log files, the progress line, versions, the report, the trace."""
 
+from genrecal_mcore.observability.diagnostics_table import diagnostics_tables, read_diagnostics
+from genrecal_mcore.observability.evaluation_table import EvaluationTable
 from genrecal_mcore.observability.logging_setup import set_up_logging, stderr_console
 from genrecal_mcore.observability.metrics import METRIC_FIELDS, MetricsWriter, MetricValue, read_metrics
 from genrecal_mcore.observability.progress import CountLine, ProgressLine
-from genrecal_mcore.observability.report import EvaluationTable, write_report
+from genrecal_mcore.observability.report import write_report
 from genrecal_mcore.observability.trace import write_trace
 from genrecal_mcore.observability.versions import versions_text
 
@@ -14,6 +16,8 @@ __all__ = [
     "MetricValue",
     "MetricsWriter",
     "ProgressLine",
+    "diagnostics_tables",
+    "read_diagnostics",
     "read_metrics",
     "set_up_logging",
     "stderr_console",

@@ -7,12 +7,13 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from genrecal_mcore.observability.diagnostics_table import diagnostics_tables, read_diagnostics
+from genrecal_mcore.observability.evaluation_table import EvaluationTable
 from genrecal_mcore.observability.metrics import MetricValue, read_metrics
 from genrecal_mcore.observability.report_page import PAGE
 from genrecal_mcore.status import read_statuses, status_paths
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 Metrics = Sequence[dict[str, MetricValue]]
 
 PLOT_DPI = 170
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationTable:
-    """Scores of several models, ready to print: the first column names the model, the others hold numbers."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str
-    """What was asked, of how many questions, and what the numbers are."""
 
 
 def write_report(out: Path, *, runs: Mapping[str, Path], table: EvaluationTable | None, title: str) -> Path:
@@ -70,8 +61,12 @@ def _metrics_of_run(name: str, folder: Path) -> Metrics:
 def _evaluation_section(table: EvaluationTable | None) -> str:
     if table is None:
         return ""
+    return f"<h2>Result</h2>\n{_captioned(table)}"
+
+
+def _captioned(table: EvaluationTable) -> str:
     caption = f"<p class='note'>{escape(table.caption)}</p>"
-    return f"<h2>Result</h2>\n{_html_table(table.columns, table.rows)}\n{caption}"
+    return f"{_html_table(table.columns, table.rows)}\n{caption}"
 
 
 def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
@@ -86,6 +81,9 @@ def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
     for kind, figure in figures.items():
         image = _save_plot(figure, out / "plots" / f"{_file_name(name)}_{kind}.png")
         parts.append(f'<img src="data:image/png;base64,{image}" alt="{escape(name)}: {kind}">')
+    diagnostics = read_diagnostics(folder)
+    if diagnostics is not None:
+        parts += [_captioned(table) for table in diagnostics_tables(diagnostics)]
     for file_name, label in (("config.yaml", "Resolved configuration"), ("versions.txt", "Versions")):
         if (folder / file_name).is_file():
             text = escape((folder / file_name).read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from genrecal_mcore.parallel.clock import ClockOffset, exchange_clocks
 from genrecal_mcore.parallel.cpu_shims import install_cpu_shims
 from genrecal_mcore.parallel.mesh import Layout, MeshCoordinate, MeshSpec, layout_of
 from genrecal_mcore.parallel.seeds import seed_unit, unit_seed
-from genrecal_mcore.parallel.topology import Topology, build_topology
+from genrecal_mcore.parallel.topology import Topology, build_topology, create_mesh_groups
 
 __all__ = [
     "ClockOffset",
@@ -16,6 +16,7 @@ __all__ = [
     "MeshSpec",
     "Topology",
     "build_topology",
+    "create_mesh_groups",
     "exchange_clocks",
     "install_cpu_shims",
     "layout_of",

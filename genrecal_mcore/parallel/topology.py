@@ -56,7 +56,7 @@ def build_topology(
     `served_pairs` holds the (teacher replica, student dp rank) pairs that ever exchange features, see
     `transfer.route_plan.edges`.
     """
-    teacher_groups = _create_mesh_groups(layout.teacher, rank) if layout.teacher else None
+    teacher_groups = create_mesh_groups(layout.teacher, rank=rank) if layout.teacher else None
     student_group = dist.new_group(list(layout.student.ranks), group_desc="student")
     checkpoint_group = dist.new_group(list(layout.student.ranks), backend="gloo", group_desc="checkpoint")
     between_stages = layout.teacher.stage_pairs if layout.teacher else ()
@@ -84,7 +84,8 @@ def _create_edges(pairs: Iterable[EdgeKey], rank: int) -> dict[EdgeKey, dist.Pro
     return {pair: group for pair, group in groups.items() if rank in pair}
 
 
-def _create_mesh_groups(mesh: MeshSpec, rank: int) -> ProcessGroupCollection:
+def create_mesh_groups(mesh: MeshSpec, *, rank: int) -> ProcessGroupCollection:
+    """Create all groups of a mesh (collective over the world) and return this rank's, if it has any."""
     grid = HyperCommGrid(
         [mesh.tp, 1, mesh.dp, mesh.pp], ["tp", "cp", "dp", "pp"], rank_offset=mesh.rank_offset
     )

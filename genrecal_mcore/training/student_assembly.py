@@ -129,14 +129,26 @@ def recalibrator_before_stage(
     config: RunConfig, student: PreTrainedModel, *, teacher_hidden_size: int
 ) -> Recalibrator:
     """Return the Recalibrator as the run starts with it: new in stage 1, an earlier run's afterwards."""
+    if config.init_from is not None:
+        return recalibrator_of(config.init_from, config, student, teacher_hidden_size=teacher_hidden_size)
     text_config = student.config.get_text_config()
     recalibrator = Recalibrator(
         text_config, teacher_hidden_size=teacher_hidden_size, num_layers=config.recalibrator.num_layers
     )
-    if config.init_from is None:
-        initialise_recalibrator(recalibrator, std=text_config.initializer_range, seed=config.train.seed)
-    else:
-        _load_into(recalibrator, recalibrator_result(config.init_from), where=config.init_from)
+    initialise_recalibrator(recalibrator, std=text_config.initializer_range, seed=config.train.seed)
+    return recalibrator
+
+
+def recalibrator_of(
+    run_dir: Path, config: RunConfig, student: PreTrainedModel, *, teacher_hidden_size: int
+) -> Recalibrator:
+    """Return the Recalibrator that a run left, for a student and of the size that `config` says."""
+    recalibrator = Recalibrator(
+        student.config.get_text_config(),
+        teacher_hidden_size=teacher_hidden_size,
+        num_layers=config.recalibrator.num_layers,
+    )
+    _load_into(recalibrator, recalibrator_result(run_dir), where=run_dir)
     return recalibrator
 
 

@@ -31,6 +31,7 @@ from genrecal_mcore.models import (
     vision_side,
     with_embeddings,
 )
+from genrecal_mcore.training.answer_inputs import AnswerEmbeddings
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_unit import (
     StudentUnit,
@@ -69,7 +70,8 @@ class StudentModule(nn.Module):
         depends neither on the number of ranks nor on that of microbatches. With `diagnoses` the backward pass
         completes the sums.
         """
-        hidden_states = self._student_hidden_states(unit.student)  # z_qs, z_as: [t, h_s]
+        with torch.set_grad_enabled(self.stage.student_learns != "nothing"):
+            hidden_states = student_hidden_states(self.student, unit.student)  # z_qs, z_as: [t, h_s]
         sums = UnitSums(hidden_states.device)
         loss = torch.zeros((), device=hidden_states.device)
         if self.stage.student_path:
@@ -95,18 +97,6 @@ class StudentModule(nn.Module):
         learning = [p for module in vision for p in module.parameters() if p.requires_grad]
         zeros = [p.sum() * 0.0 for p in learning]
         return torch.stack(zeros).sum() if zeros else 0.0
-
-    def _student_hidden_states(self, batch: Microbatch) -> torch.Tensor:
-        vision = batch.vision
-        with torch.set_grad_enabled(self.stage.student_learns != "nothing"):
-            embeddings = student_embeddings(
-                self.student,
-                batch.input_ids,
-                vision.pixel_values if vision else None,
-                vision.image_grid_thw if vision else None,
-            )
-            packing = Packing.of(batch.bounds, embeddings.device)
-            return student_body(self.student, embeddings, batch.position_ids, packing)
 
     def _student_path(
         self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums, *, diagnoses: bool
@@ -137,10 +127,8 @@ class StudentModule(nn.Module):
         # Alg. 1 lines 4-6: Recalibrator, then CE to the labels and KL to the teacher through the teacher's
         # head.
         assert self.recalibrator is not None and unit.payload is not None
+        inputs = teacher_inputs(unit.payload, unit.answers)
         packing = Packing.of(layout.bounds, layout.source.device)
-        inputs = unit.payload
-        if unit.answers is not None:
-            inputs = with_embeddings(inputs, unit.answers.rows, unit.answers.embeddings)
         recalibrated = self.recalibrator(student_rows, inputs, layout.source, packing)  # [s, h_t]
         loss = torch.zeros((), device=layout.labels.device)
         ce = torch.zeros(layout.labels.shape, device=layout.labels.device)
@@ -193,3 +181,23 @@ class StudentModule(nn.Module):
         )
         sums.add("ce_student", ce_sum)
         return ce_sum / unit.counts.student_answer_tokens
+
+
+def student_hidden_states(student: PreTrainedModel, batch: Microbatch) -> torch.Tensor:
+    """Return `z_qs` and `z_as` `[t, h_s]` of a packed microbatch, after the final norm (Alg. 1 line 3)."""
+    vision = batch.vision
+    embeddings = student_embeddings(
+        student,
+        batch.input_ids,
+        vision.pixel_values if vision else None,
+        vision.image_grid_thw if vision else None,
+    )
+    packing = Packing.of(batch.bounds, embeddings.device)
+    return student_body(student, embeddings, batch.position_ids, packing)
+
+
+def teacher_inputs(payload: torch.Tensor, answers: AnswerEmbeddings | None) -> torch.Tensor:
+    """Return the payload `[rows, h_t]` as the Recalibrator reads it, with what stands for its answers."""
+    if answers is None:
+        return payload
+    return with_embeddings(payload, answers.rows, answers.embeddings)

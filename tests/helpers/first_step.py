@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from genrecal_mcore.config import DataConfig, DataSource, RunConfig
 from genrecal_mcore.data import (
     ModelProcessor,
+    Sample,
     SampleIndex,
     build_index,
     load_processor,
@@ -193,8 +194,8 @@ def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) 
     index = build_index(DataConfig(sources=(source,)), {"teacher": teacher, "student": student})
     return [
         ReferenceSample(
-            teacher=conversation(teacher, index, i),
-            student=conversation(student, index, i),
+            teacher=conversation(teacher, index[i]),
+            student=conversation(student, index[i]),
             replaced=replaced_rows(teacher, index, i, case.get("answer_input", "features")),
         )
         for i in numbers
@@ -216,9 +217,10 @@ def replaced_rows(
     )
 
 
-def conversation(processor: ModelProcessor, index: SampleIndex, number: int) -> RenderedConversation:
-    rendered = processor.render(index[number], index.facts[number].image_sizes)
-    vision = processor.pixels([Image.open(path) for path in index[number].images])
+def conversation(processor: ModelProcessor, sample: Sample) -> RenderedConversation:
+    images = [Image.open(path) for path in sample.images]
+    rendered = processor.render(sample, [image.size for image in images])
+    vision = processor.pixels(images)
     return RenderedConversation(
         input_ids=rendered.input_ids,
         answer_spans=rendered.answer_spans,

@@ -297,6 +297,16 @@ def _recalibrated_sums(
     return sums | {"boundary": (torch.zeros(()), len(sample.teacher.answer_spans))}, questions
 
 
+def losses_of_path(
+    models: ReferenceModels, own: ReferenceSample, *, seen: RenderedConversation
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return CE, KL and is_boundary `[t]` of a sample whose questions the student saw as in `seen`."""
+    z_student, z_teacher = body_features(models.student, seen), body_features(models.teacher, own.teacher)
+    questions = _question_rows(ReferenceSample(teacher=None, student=seen), z_student)
+    rows, answer_starts = _student_path(models, own, questions, z_teacher)
+    return _frozen_head_losses(models, own, z_teacher, rows, answer_starts)
+
+
 def _question_rows(sample: ReferenceSample, z_student: torch.Tensor) -> list[torch.Tensor]:
     """Return z_q1, z_q2, ... of a sample, each a tensor that a gradient can be asked for."""
     questions = []
