@@ -140,6 +140,11 @@ def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
             f"recalibrator.answer_input is {answer_input}, but method {config.method} has no Recalibrator; "
             "remove it"
         )
+    if recalibrator.student_answers and answer_input != "embeddings":
+        yield (
+            f"recalibrator.student_answers is true, but recalibrator.answer_input is {answer_input}: the "
+            "teacher's features say more than the student's; set it to embeddings"
+        )
     weighting = config.loss.position_weighting
     if config.method != "genrecal" and weighting != LossConfig().position_weighting:
         yield (

@@ -166,6 +166,10 @@ class RecalibratorConfig(_Section):
     embeddings of the answer's tokens, or a random mixture. Features say what the teacher's head needs; with
     embeddings it has to come from the student.
     """
+    student_answers: bool = False
+    """Whether the student's own features of its answer tokens stand among the teacher's embeddings, each
+    before the first one that knows as much text; needs `answer_input` embeddings.
+    """
     masked_rate: float = Field(default=0.5, gt=0, lt=1)
     """Share of the answer's rows that are embeddings where `answer_input` is `masked`."""
 

@@ -22,6 +22,7 @@ from genrecal_mcore.data.pair import check_shared_tokens, check_vocabularies
 from genrecal_mcore.data.payload import payload_rows
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.recalibrator_layout import (
+    Ends,
     RecalibratorLayout,
     student_path_layout,
     teacher_path_layout,
@@ -36,6 +37,7 @@ __all__ = [
     "BatchShape",
     "BrokenSample",
     "ComparedRows",
+    "Ends",
     "Microbatch",
     "ModelProcessor",
     "RecalibratorLayout",

@@ -23,7 +23,15 @@ from genrecal_mcore.data.families import FAMILIES, FamilyRecord
 from genrecal_mcore.data.families.record import ImageTokens
 from genrecal_mcore.data.internlm2_tokenizer import load_internlm2_tokenizer
 from genrecal_mcore.data.llava import BrokenSample
-from genrecal_mcore.data.types import Microbatch, RenderedSample, Sample, Turn, VisionInputs
+from genrecal_mcore.data.text_ends import text_ends
+from genrecal_mcore.data.types import (
+    Microbatch,
+    RenderedSample,
+    Sample,
+    TextEnds,
+    Turn,
+    VisionInputs,
+)
 from genrecal_mcore.layouts import is_native, language_body_spec, native_config_of, read_json_object
 
 ImageSize = tuple[int, int]
@@ -47,7 +55,13 @@ class ModelProcessor:
     """Renders samples for one model; see `load_processor`."""
 
     def __init__(
-        self, folder: Path, record: FamilyRecord, tokenizer: PreTrainedTokenizerBase, image_processor: Any
+        self,
+        folder: Path,
+        record: FamilyRecord,
+        tokenizer: PreTrainedTokenizerBase,
+        image_processor: Any,
+        *,
+        finds_text_ends: bool = False,
     ) -> None:
         self.folder = folder
         self.record = record
@@ -55,6 +69,7 @@ class ModelProcessor:
         chat = record.chat(read_json_object(folder / "config.json"))
         self.chat = replace(chat, starts_with_bos=_starts_with_bos(tokenizer))
         self.image_processor = image_processor
+        self.finds_text_ends = finds_text_ends
         self.hf_config = native_config_of(folder)
         self.end_of_turn_id = token_id(tokenizer, self.chat.end_of_turn)
         self.image_token_id = token_id(tokenizer, self.chat.image_token)
@@ -93,8 +108,12 @@ class ModelProcessor:
         tokens = self._image_tokens(image_sizes)
         counts = [items for items, _ in tokens]
         builder, spans = render_conversation(self.tokenizer, self.chat, sample.turns, counts)
-        for turn, (start, end) in zip(sample.turns, spans, strict=True):
-            self._check_answer(turn, builder.ids[start : end - 1])
+        answers = [
+            (builder.ids[start : end - 1], turn)
+            for turn, (start, end) in zip(sample.turns, spans, strict=True)
+        ]
+        for ids, turn in answers:
+            self._check_answer(turn, ids)
         placed = [(first, grid) for (first, _), (_, grid) in zip(builder.images, tokens, strict=True)]
         return RenderedSample(
             sample_id=sample.id,
@@ -102,7 +121,11 @@ class ModelProcessor:
             position_ids=self.record.position_ids(len(builder.ids), placed),
             answer_spans=spans,
             features_per_item=tuple(count for items, _ in tokens for count in items),
+            text_ends=self._text_ends(answers) if self.finds_text_ends else None,
         )
+
+    def _text_ends(self, answers: Sequence[tuple[list[int], Turn]]) -> tuple[TextEnds, ...]:
+        return tuple(text_ends(self.tokenizer, ids, turn.answer) for ids, turn in answers)
 
     def _check_answer(self, turn: Turn, ids: list[int]) -> None:
         decoded = self.decode(ids)
@@ -183,6 +206,7 @@ def collate(
     rest = -sum(lengths) % pad_to_multiple_of
     input_ids = [sample.input_ids for sample in rendered]
     position_ids = [sample.position_ids for sample in rendered]
+    ends = [sample.text_ends for sample in rendered if sample.text_ends is not None]
     if rest:
         input_ids.append(torch.full((rest,), pad_token_id))
         position_ids.append(torch.arange(rest).expand(*position_ids[0].shape[:-1], rest))
@@ -193,12 +217,16 @@ def collate(
         lengths=lengths,
         answer_spans=tuple(sample.answer_spans for sample in rendered),
         vision=vision,
+        text_ends=tuple(ends) if len(ends) == len(rendered) else None,
     )
 
 
-def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor:
+def load_processor(
+    folder: Path, family: Family | None = None, *, finds_text_ends: bool = False
+) -> ModelProcessor:
     """Load the processor of a Hugging Face folder or of a converted teacher's `tokenizer/` folder.
 
+    With `finds_text_ends` it says of each answer token how much text is known there, which takes time.
     Raises `ValueError` when a file is missing or of another family.
     """
     found = family_of_hf_folder(folder)
@@ -209,7 +237,13 @@ def load_processor(folder: Path, family: Family | None = None) -> ModelProcessor
     for name in needed:
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; a model's folder must hold this file")
-    return ModelProcessor(folder, FAMILIES[found], load_tokenizer(folder), load_image_processor(folder))
+    return ModelProcessor(
+        folder,
+        FAMILIES[found],
+        load_tokenizer(folder),
+        load_image_processor(folder),
+        finds_text_ends=finds_text_ends,
+    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -5,15 +5,18 @@ takes question rows from the student and answer rows from the teacher; the teach
 teacher.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from genrecal_mcore.data.types import AnswerSpan
+from genrecal_mcore.data.types import AnswerSpan, TextEnds
 
 Spans = Sequence[Sequence[AnswerSpan]]
 """Answer spans of each sample of a microbatch."""
+Ends = Sequence[Sequence[TextEnds]]
+"""Text ends of each answer of each sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,12 +78,18 @@ def payload_starts(spans: Spans, *, with_questions: bool) -> list[list[int]]:
 
 
 def student_path_layout(
-    student_spans: Spans, teacher_spans: Spans, teacher_ids: torch.Tensor, *, with_questions: bool
+    student_spans: Spans,
+    teacher_spans: Spans,
+    teacher_ids: torch.Tensor,
+    *,
+    with_questions: bool,
+    text_ends: tuple[Ends, Ends] | None = None,
 ) -> RecalibratorLayout:
     """Lay out `[z_q, pre(z_a)]` of each conversation (Alg. 1 line 4).
 
     `teacher_ids` `[1, s_t]` are the teacher's packed tokens. `with_questions` says which rows the payload
-    holds.
+    holds. With `text_ends`, the student's and the teacher's, the student's own answer rows stand among the
+    teacher's, each before the first one that knows as much of the text: no teacher row sees later text.
     """
     builder = _LayoutBuilder(teacher_ids)
     starts = payload_starts(teacher_spans, with_questions=with_questions)
@@ -89,12 +98,39 @@ def student_path_layout(
         question_start = 0
         for turn, (start, end) in enumerate(answers):
             builder.add_student_question(range(student_start + question_start, student_start + start))
-            builder.add_answer(teacher_start, teacher_spans[sample][turn], starts[sample][turn])
+            own = None
+            if text_ends is not None:
+                of_student, of_teacher = (ends[sample][turn] for ends in text_ends)
+                own = OwnAnswer(
+                    positions=range(student_start + start, student_start + end),
+                    rows_before=student_rows_before(of_student, of_teacher),
+                )
+            builder.add_answer(teacher_start, teacher_spans[sample][turn], starts[sample][turn], own)
             question_start = end
         builder.end_sample()
         student_start += answers[-1][1]
         teacher_start += teacher_spans[sample][-1][1]
     return builder.build()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnAnswer:
+    """The student's own rows of an answer, and their places among the teacher's."""
+
+    positions: range
+    """In the packed student microbatch."""
+    rows_before: Sequence[int] | None
+    """For each of the teacher's rows, how many of them stand before it; None where all stand behind."""
+
+
+def student_rows_before(student: TextEnds, teacher: TextEnds) -> list[int] | None:
+    """Return for each teacher row of an answer how many student rows know no more of its text than it does.
+
+    None where one of the two ends is not known: then nothing of the student is known to be safe.
+    """
+    if student is None or teacher is None:
+        return None
+    return [bisect_right(student, end) for end in teacher]
 
 
 def teacher_path_layout(teacher_spans: Spans, teacher_ids: torch.Tensor) -> RecalibratorLayout:
@@ -149,25 +185,31 @@ class _LayoutBuilder:
         self.bounds.append(len(self.source))
 
     def add_student_question(self, positions: range) -> None:
-        first = len(self.student)
-        self.student += positions
-        self._add_question(range(first, len(self.student)))
+        self.questions += range(len(self.source), len(self.source) + len(positions))
+        self._add_student_rows(positions)
 
     def add_teacher_question(self, rows: range) -> None:
-        self._add_question([-1 - row for row in rows])
+        self.questions += range(len(self.source), len(self.source) + len(rows))
+        self.source += [-1 - row for row in rows]
 
-    def _add_question(self, source: Sequence[int]) -> None:
-        first = len(self.source)
-        self.source += source
-        self.questions += range(first, len(self.source))
+    def _add_student_rows(self, positions: range) -> None:
+        self.source += range(len(self.student), len(self.student) + len(positions))
+        self.student += positions
 
-    def add_answer(self, sample_start: int, span: AnswerSpan, boundary_row: int) -> None:
+    def add_answer(
+        self, sample_start: int, span: AnswerSpan, boundary_row: int, own: OwnAnswer | None = None
+    ) -> None:
         start, end = span
-        boundary = len(self.source) - 1
+        positions = own.positions if own else range(0)
+        rows_before = (own.rows_before if own else None) or [0] * (end - start)
+        predicting, placed = len(self.source) - 1, 0
         for j in range(end - start):
             label = self.teacher_ids[sample_start + start + j]
-            self.labelled.append((boundary + j, label, boundary_row + j, j == 0))
-        self.source += [-1 - row for row in range(boundary_row + 1, boundary_row + 1 + end - start)]
+            self.labelled.append((predicting, label, boundary_row + j, j == 0))
+            self._add_student_rows(positions[placed : rows_before[j]])
+            predicting, placed = len(self.source), rows_before[j]
+            self.source.append(-1 - (boundary_row + 1 + j))
+        self._add_student_rows(positions[placed:])
 
     def build(self) -> RecalibratorLayout:
         source = torch.tensor(self.source)

@@ -11,11 +11,12 @@ from genrecal_mcore.data.processor import ModelProcessor, load_processor
 
 def load_processors(config: RunConfig) -> dict[str, ModelProcessor | None]:
     """Load the processors of `student` and, where there is one, `teacher`."""
-    teacher = None
+    teacher, finds = None, config.recalibrator.student_answers
     if config.teacher is not None:
         family = validate_teacher_folder(config.teacher.checkpoint).family
-        teacher = load_processor(config.teacher.checkpoint / "tokenizer", family)
-    return {"teacher": teacher, "student": load_processor(config.student.checkpoint)}
+        teacher = load_processor(config.teacher.checkpoint / "tokenizer", family, finds_text_ends=finds)
+    student = load_processor(config.student.checkpoint, finds_text_ends=finds)
+    return {"teacher": teacher, "student": student}
 
 
 def show_step(config: RunConfig, step: int) -> str:

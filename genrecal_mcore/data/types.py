@@ -11,6 +11,11 @@ from pathlib import Path
 import torch
 
 Change = Callable[[torch.Tensor], torch.Tensor]
+TextEnds = tuple[int, ...] | None
+"""For each token of an answer the bytes of its text that end there or before, one more at the end-of-turn
+token; None where that is not known (see `data.text_ends`).
+"""
+
 AnswerSpan = tuple[int, int]
 """Half-open token range `[start, end)` of one answer: its text plus the end-of-turn token."""
 
@@ -51,6 +56,8 @@ class RenderedSample:
     answer_spans: tuple[AnswerSpan, ...]
     features_per_item: tuple[int, ...]
     """Image tokens that each vision item (tile or image) fills, in order of appearance."""
+    text_ends: tuple[TextEnds, ...] | None = None
+    """Of each answer; None where the processor was not asked for them."""
 
     @property
     def num_answer_tokens(self) -> int:
@@ -95,6 +102,8 @@ class Microbatch:
     answer_spans: tuple[tuple[AnswerSpan, ...], ...]
     vision: VisionInputs | None
     """None where no rank of this role looks at pixels, or no sample has an image."""
+    text_ends: tuple[tuple[TextEnds, ...], ...] | None = None
+    """Of each sample's answers; None where the processor was not asked for them."""
 
     @property
     def bounds(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from genrecal_mcore.diagnostics.views import View
 from genrecal_mcore.losses import FrozenHeadLoss, frozen_head_loss
 from genrecal_mcore.models import Packing
 from genrecal_mcore.training.student_module import teacher_inputs
+from genrecal_mcore.training.student_unit import text_ends_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +30,11 @@ class PathOutput:
 def student_path(models: RunModels, student: View, teacher: View) -> PathOutput:
     """Run `[z_qs, pre(z_al)]`."""
     layout = student_path_layout(
-        (student.answer_spans,), (teacher.answer_spans,), teacher.batch.input_ids, with_questions=True
+        (student.answer_spans,),
+        (teacher.answer_spans,),
+        teacher.batch.input_ids,
+        with_questions=True,
+        text_ends=text_ends_of(student.batch, teacher.batch),
     )
     return _run(models, layout, student.features[layout.student_rows], teacher)
 

@@ -78,9 +78,10 @@ def recalibrated_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -
         return 0
     if not stage.has_recalibrator:
         return shapes.element_size * (2 * shapes.body.hidden_size + shapes.teacher_hidden_size)
-    paths = int(stage.student_path) + int(stage.teacher_path)
+    student_paths = 2 if config.recalibrator.student_answers else 1  # as many rows again, at most
     if config.train.diagnostics_every_steps is not None:
-        paths += 1  # the student's sequences stand twice, see `data.recalibrator_layout.with_shares_apart`
+        student_paths *= 2  # every sequence twice, see `data.recalibrator_layout.with_shares_apart`
+    paths = student_paths + int(stage.teacher_path)
     sizes = {"element_size": shapes.element_size, "teacher_hidden_size": shapes.teacher_hidden_size}
     path = recalibrator_bytes_per_token(
         replace(shapes.body, num_layers=config.recalibrator.num_layers),

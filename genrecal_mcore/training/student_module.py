@@ -106,7 +106,7 @@ class StudentModule(nn.Module):
             layout = with_shares_apart(layout)
         student_rows = hidden_states[layout.student_rows]
         if diagnoses:
-            student_rows = sums.add_gradient_squares(student_rows)
+            student_rows = sums.add_gradient_squares(student_rows, layout)
         loss, ce, kl = self._recalibrated_loss(unit, layout, student_rows)
         for name, values in (("ce_recal", ce), ("kl_recal", kl)):
             sums.add(f"{name}_boundary", values[layout.boundary])

@@ -8,6 +8,7 @@ import torch
 
 from genrecal_mcore.config import Positions, PositionWeighting
 from genrecal_mcore.data import (
+    Ends,
     Microbatch,
     RecalibratorLayout,
     student_path_layout,
@@ -86,15 +87,16 @@ class UnitSums:
         """Add all of `values` to a sum."""
         self.values[SUM_NAMES.index(name)] += values.detach().sum()
 
-    def add_gradient_squares(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return `rows` `[2n, h_s]`, whose gradient the backward pass will add: of the first half to the
-        boundary's sum, of the second to the rest's.
+    def add_gradient_squares(self, rows: torch.Tensor, layout: RecalibratorLayout) -> torch.Tensor:
+        """Return the student rows `[2n, h_s]` of a layout with shares apart; the backward pass will add what
+        reaches those of questions: once from the boundary, once from the rest.
         """
         rows = rows if rows.requires_grad else rows.detach().requires_grad_()
+        questions = layout.source[layout.question_rows].chunk(2)
 
         def add(gradient: torch.Tensor) -> None:
-            for name, half in zip(GRADIENT_SQUARES, gradient.float().chunk(2), strict=True):
-                self.add(name, half.square())
+            for name, of_share in zip(GRADIENT_SQUARES, questions, strict=True):
+                self.add(name, gradient[of_share].float().square())
 
         rows.register_hook(add)
         return rows
@@ -108,8 +110,16 @@ def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLa
         unit.teacher.answer_spans,
         unit.teacher.input_ids,
         with_questions=with_questions,
+        text_ends=text_ends_of(unit.student, unit.teacher),
     )
     return layout.to(unit.student.input_ids.device)
+
+
+def text_ends_of(student: Microbatch, teacher: Microbatch) -> tuple[Ends, Ends] | None:
+    """Return how much text is known at both models' answer tokens; None where nobody asked for it."""
+    if student.text_ends is None or teacher.text_ends is None:
+        return None
+    return student.text_ends, teacher.text_ends
 
 
 def regularizer_layout(unit: StudentUnit) -> RecalibratorLayout:

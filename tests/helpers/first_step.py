@@ -226,4 +226,11 @@ def conversation(processor: ModelProcessor, sample: Sample) -> RenderedConversat
         answer_spans=rendered.answer_spans,
         pixel_values=vision.pixel_values if vision else None,
         image_grid_thw=vision.image_grid_thw if vision else None,
+        text_ends=[naive_text_ends(processor, rendered.input_ids[a:b]) for a, b in rendered.answer_spans],
     )
+
+
+def naive_text_ends(processor: ModelProcessor, ids: torch.Tensor) -> list[int]:
+    """Return the characters of an answer's text at each of its tokens, one more at the last, its end."""
+    ends = [len(processor.decode(ids[:k].tolist())) for k in range(1, len(ids))]
+    return [*ends, ends[-1] + 1]

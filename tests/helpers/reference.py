@@ -41,6 +41,8 @@ class RenderedConversation:
     answer_spans: Sequence[Span]
     pixel_values: torch.Tensor | None = None
     image_grid_thw: torch.Tensor | None = None
+    text_ends: Sequence[Sequence[int]] = ()
+    """Of each answer, the characters that are known at each of its tokens, one more at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +66,7 @@ class Objective:
     """Of the methods that compare both heads."""
     skew: float = 0.1
     position_weighting: str = "tokens"
+    student_answers: bool = False
     measures_gradients: bool = False
     """Of the student's question features, from the boundary and from the rest apart."""
 
@@ -283,12 +286,14 @@ def _recalibrated_sums(
     z_student, z_teacher = features
     questions = _question_rows(sample, z_student)
     inputs = _teacher_inputs(models, sample, z_teacher)
-    paths = {"recal": _student_path(models, sample, questions, inputs)}
+    answers = [z_student[start:end] for start, end in sample.student.answer_spans]
+    own_answers = answers if objective.student_answers else None
+    paths = {"recal": _student_path(models, sample, (questions, own_answers), inputs)}
     if objective.stage == 1 and objective.is_regularized:
         paths["reg"] = _teacher_path(models, sample, inputs)
-    for path, (rows, answer_starts) in paths.items():
+    for path, (rows, predicting) in paths.items():
         cross_entropies, divergences, is_boundary = _frozen_head_losses(
-            models, sample, z_teacher, rows, answer_starts
+            models, sample, z_teacher, rows, predicting
         )
         for name, values in ((f"ce_{path}", cross_entropies), (f"kl_{path}", divergences)):
             sums[name] = values.sum(), len(values)
@@ -303,8 +308,8 @@ def losses_of_path(
     """Return CE, KL and is_boundary `[t]` of a sample whose questions the student saw as in `seen`."""
     z_student, z_teacher = body_features(models.student, seen), body_features(models.teacher, own.teacher)
     questions = _question_rows(ReferenceSample(teacher=None, student=seen), z_student)
-    rows, answer_starts = _student_path(models, own, questions, z_teacher)
-    return _frozen_head_losses(models, own, z_teacher, rows, answer_starts)
+    rows, predicting = _student_path(models, own, (questions, None), z_teacher)
+    return _frozen_head_losses(models, own, z_teacher, rows, predicting)
 
 
 def _question_rows(sample: ReferenceSample, z_student: torch.Tensor) -> list[torch.Tensor]:
@@ -365,24 +370,44 @@ def _teacher_inputs(
 def _student_path(
     models: ReferenceModels,
     sample: ReferenceSample,
-    questions: Sequence[torch.Tensor],
+    features: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor] | None],
     teacher_inputs: torch.Tensor,
-) -> tuple[torch.Tensor, list[int]]:
-    """Build `[z_q1, pre(z_a1), z_q2, pre(z_a2), ...]`; return it with each answer's first row."""
+) -> tuple[torch.Tensor, list[list[int]]]:
+    """Build `[z_q1, pre(z_a1), z_q2, pre(z_a2), ...]` from the student's questions, its own answers, if any,
+    among the teacher's; return it with the rows that predict each answer's tokens.
+    """
     pieces: list[torch.Tensor] = []
-    answer_starts: list[int] = []
-    for question, (start, end) in zip(questions, sample.teacher.answer_spans, strict=True):
-        pieces.append(question)
-        answer_starts.append(sum(len(piece) for piece in pieces))
-        pieces.append(models.recalibrator.rec_proj_pre(teacher_inputs[start:end]))
-    return torch.cat(pieces), answer_starts
+    predicting: list[list[int]] = []
+    questions, own_answers = features
+    for turn, (start, end) in enumerate(sample.teacher.answer_spans):
+        pieces += list(questions[turn])
+        rows = [len(pieces) - 1]
+        answer = models.recalibrator.rec_proj_pre(teacher_inputs[start:end])
+        if own_answers is None:
+            order = [("teacher", j) for j in range(end - start)]
+        else:
+            order = _order_by_text(sample.student.text_ends[turn], sample.teacher.text_ends[turn])
+        for model, j in order:
+            pieces.append(answer[j] if model == "teacher" else own_answers[turn][j])
+            if model == "teacher":
+                rows.append(len(pieces) - 1)
+        predicting.append(rows[:-1])  # the end of the answer predicts nothing
+    return torch.stack(pieces), predicting
+
+
+def _order_by_text(student_ends: Sequence[int], teacher_ends: Sequence[int]) -> list[tuple[str, int]]:
+    """Return both models' tokens of an answer by the text that is known there, the student's first."""
+    tokens = [(end, 0, j) for j, end in enumerate(student_ends)]
+    tokens += [(end, 1, j) for j, end in enumerate(teacher_ends)]
+    return [(("student", "teacher")[model], j) for _, model, j in sorted(tokens)]
 
 
 def _teacher_path(
     models: ReferenceModels, sample: ReferenceSample, z_teacher: torch.Tensor
-) -> tuple[torch.Tensor, list[int]]:
+) -> tuple[torch.Tensor, list[list[int]]]:
     """Build `[pre(z_q1), pre(z_a1), ...]` from the teacher alone."""
-    return models.recalibrator.rec_proj_pre(z_teacher), [start for start, _ in sample.teacher.answer_spans]
+    predicting = [list(range(start - 1, end - 1)) for start, end in sample.teacher.answer_spans]
+    return models.recalibrator.rec_proj_pre(z_teacher), predicting
 
 
 def _frozen_head_losses(
@@ -390,16 +415,16 @@ def _frozen_head_losses(
     sample: ReferenceSample,
     z_teacher: torch.Tensor,
     rows: torch.Tensor,
-    answer_starts: Sequence[int],
+    predicting: Sequence[Sequence[int]],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return CE, KL and is_boundary of every label-bearing position, each `[t]`."""
     head = models.teacher.lm_head
     recalibrated_logits = head(models.recalibrator(rows))  # [s, v]
     teacher_logits = head(z_teacher)
     cross_entropies, divergences, is_boundary = [], [], []
-    for answer_start, (start, end) in zip(answer_starts, sample.teacher.answer_spans, strict=True):
+    for predicting_rows, (start, end) in zip(predicting, sample.teacher.answer_spans, strict=True):
         for j in range(end - start):
-            log_q = torch.log_softmax(recalibrated_logits[answer_start + j - 1], dim=-1)
+            log_q = torch.log_softmax(recalibrated_logits[predicting_rows[j]], dim=-1)
             log_p = torch.log_softmax(teacher_logits[start + j - 1], dim=-1)
             cross_entropies.append(-log_q[sample.teacher.input_ids[start + j]])
             divergences.append((log_p.exp() * (log_p - log_q)).sum())

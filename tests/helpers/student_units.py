@@ -12,6 +12,7 @@ from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> StudentUnit:
     """Return `train.micro_batch_size` samples of as many tokens for both models, almost all of an answer."""
     batch_size, answers = config.train.micro_batch_size, ((2, num_tokens),)
+    ends = (tuple(range(1, num_tokens - 1)),)
     ids = torch.randint(3, 200, (1, batch_size * num_tokens), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(num_tokens).repeat(batch_size)[None]
     has_mrope = "mrope_section" in module.student.config.get_text_config().rope_parameters
@@ -23,6 +24,7 @@ def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> S
             lengths=(num_tokens,) * batch_size,
             answer_spans=(answers,) * batch_size,
             vision=None,
+            text_ends=(ends,) * batch_size if config.recalibrator.student_answers else None,
         )
         for given in (positions.expand(3, -1, -1) if has_mrope else positions, positions)
     )

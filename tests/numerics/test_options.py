@@ -15,6 +15,7 @@ AXES = {
     "stage": [1, 2],
     "pair": PAIRS,
     "answer_input": ["features", "embeddings", "masked"],
+    "student_answers": [False, True],
     "position_weighting": ["tokens", "boundary_and_rest"],
     "measures_gradients": [False, True],
 }
@@ -22,12 +23,15 @@ AXES = {
 
 def is_valid(case: Case) -> bool:
     published = case["answer_input"] == "features" and case["position_weighting"] == "tokens"
-    return not published or case["measures_gradients"]
+    return (not published or case["measures_gradients"]) and (
+        case["answer_input"] == "embeddings" or not case["student_answers"]
+    )
 
 
 def case_id(case: Case) -> str:
     tp, pp = case["teacher"]
     options = f"{case['answer_input']}-{case['position_weighting']}"
+    options += "-own" if case["student_answers"] else ""
     options += "-measured" if case["measures_gradients"] else ""
     return f"{options}-tp{tp}-pp{pp}-student{case['student_dp']}-stage{case['stage']}-{case['pair'][0]}"
 
@@ -42,7 +46,7 @@ def test_losses_and_gradients_of_an_option_equal_the_reference(
     config["mesh"] = {"teacher": {"tp": tp, "pp": pp}, "student": {"dp": case["student_dp"]}}
     config["train"]["accumulation_steps"] = 6 // case["student_dp"]
     config["train"]["diagnostics_every_steps"] = 1 if case["measures_gradients"] else None
-    config["recalibrator"] = {"answer_input": case["answer_input"]}
+    config["recalibrator"] = {name: case[name] for name in ("answer_input", "student_answers")}
     config["loss"] = {"position_weighting": case["position_weighting"]}
     if case["stage"] == 2:
         config["init_from"] = stage1_runs[case["pair"]]

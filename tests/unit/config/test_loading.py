@@ -97,6 +97,10 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
         (["method=kl", "stage=2", "teacher=null"], "method kl, stage 2 needs a teacher"),
         (["method=kl", "stage=2", "init_from=runs/one"], "method kl, stage 2 starts afresh; remove it"),
         (["method=kl", "stage=3"], "init_from is missing; method kl, stage 3 starts from a stage-2 run"),
+        (
+            ["recalibrator.student_answers=true"],
+            "recalibrator.student_answers is true, but recalibrator.answer_input is features",
+        ),
         (["recalibrator.masked_rate=0.3"], "recalibrator.answer_input is features; set that to masked"),
         (
             ["method=kl", "stage=2", "recalibrator.answer_input=embeddings"],

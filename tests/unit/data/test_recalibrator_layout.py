@@ -4,6 +4,7 @@ import torch
 from genrecal_mcore.data.recalibrator_layout import (
     payload_starts,
     student_path_layout,
+    student_rows_before,
     teacher_path_layout,
     with_shares_apart,
 )
@@ -89,3 +90,56 @@ def test_shares_apart_are_two_copies_of_every_sequence_with_half_of_the_labels_e
     assert twice.bounds == (*layout.bounds, *(s + bound for bound in layout.bounds[1:]))
     assert (twice.label_rows[layout.boundary] == layout.label_rows[layout.boundary]).all()
     assert (twice.label_rows[layout.rest] == layout.label_rows[layout.rest] + s).all()
+
+
+# "ab cd" is cut into a|b cd|end by the student, and into ab| c|d|end by the teacher.
+STUDENT_ENDS = (((1, 5, 6), (2,)), ((1, 3),))
+TEACHER_ENDS = (((2, 4), (1, 3, 4)), ((1, 2, 3, 4),))
+
+
+def test_a_students_row_stands_before_the_first_teachers_row_that_knows_as_much() -> None:
+    assert student_rows_before((1, 5, 6), (2, 4, 5, 6)) == [1, 1, 2, 3]
+    # Both know two bytes: the student's row may be seen by the one that does too.
+    assert student_rows_before((2, 2, 3), (2, 3)) == [2, 3]
+    assert student_rows_before(None, (2, 3)) is None and student_rows_before((2, 3), None) is None
+
+
+@pytest.mark.parametrize("with_questions", [False, True])
+def test_student_answers_stand_among_the_teachers_and_labels_follow_the_teachers(
+    with_questions: bool,
+) -> None:
+    spans = (((2, 5), (7, 8)), ((4, 6),))
+    layout = student_path_layout(
+        spans,
+        TEACHER_SPANS,
+        TEACHER_IDS,
+        with_questions=with_questions,
+        text_ends=(STUDENT_ENDS, TEACHER_ENDS),
+    )
+    in_pack = [f"s0.{p}" for p in range(8)] + [f"s1.{p}" for p in range(6)]
+    names = [in_pack[position] for position in layout.student_rows.tolist()] + payload_names(with_questions)
+    rows = [names[i] for i in layout.source.tolist()]
+    assert rows == [
+        *("s0.0", "s0.1", "s0.2", "t0.3", "t0.4", "s0.3", "s0.4"),
+        *("s0.5", "s0.6", "t0.8", "s0.7", "t0.9", "t0.10"),
+        *("s1.0", "s1.1", "s1.2", "s1.3", "s1.4", "t1.2", "t1.3", "s1.5", "t1.4", "t1.5"),
+    ]
+    assert layout.bounds == (0, 13, 23)
+    assert [rows[i] for i in layout.question_rows.tolist()] == [
+        *("s0.0", "s0.1", "s0.5", "s0.6"),
+        *("s1.0", "s1.1", "s1.2", "s1.3"),
+    ]
+    # A label is predicted by the teacher's row before it, the first one by the last question row.
+    predicting = [rows[i] for i in layout.label_rows.tolist()]
+    assert predicting == ["s0.1", "t0.3", "s0.6", "t0.8", "t0.9", "s1.3", "t1.2", "t1.3", "t1.4"]
+    assert layout.labels.tolist() == [103, 104, 108, 109, 110, 113, 114, 115, 116]
+
+
+def test_student_answers_whose_text_is_not_known_stand_behind_the_teachers() -> None:
+    unknown = ((None, None), (None,))
+    layout = student_path_layout(
+        STUDENT_SPANS, TEACHER_SPANS, TEACHER_IDS, with_questions=True, text_ends=(unknown, TEACHER_ENDS)
+    )
+    in_pack = [f"s0.{p}" for p in range(8)] + [f"s1.{p}" for p in range(6)]
+    names = [in_pack[position] for position in layout.student_rows.tolist()] + payload_names(True)
+    assert [names[i] for i in layout.source.tolist()][-6:] == ["t1.2", "t1.3", "t1.4", "t1.5", "s1.4", "s1.5"]

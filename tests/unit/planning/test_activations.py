@@ -164,6 +164,10 @@ RECOMPUTATION = {
 RUNS = {
     "stage 1": {"stage": 1},
     "stage 1 embeddings": {"stage": 1, "recalibrator": {"answer_input": "embeddings"}},
+    "stage 2 own answers": {
+        "stage": 2,
+        "recalibrator": {"answer_input": "embeddings", "student_answers": True},
+    },
     "kl": {"stage": 2, "method": "kl"},
     **{
         f"stage {stage} {name}": {"stage": stage, "train": train}
