@@ -1,5 +1,6 @@
 """Shows an evaluation table on the terminal."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from genrecal_mcore.observability import EvaluationTable
@@ -11,5 +12,5 @@ def rich_table(table: EvaluationTable) -> Table:
     for number, column in enumerate(table.columns):
         shown.add_column(column, justify="right" if number else "left")
     for row in table.rows:
-        shown.add_row(*map(str, row))
+        shown.add_row(*(escape(str(cell)) for cell in row))
     return shown
