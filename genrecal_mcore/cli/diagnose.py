@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
 from genrecal_mcore.cli.quiet import quiet_imports
 
@@ -37,6 +36,6 @@ def diagnose(
         raise ValueError("--data and --images belong together; give both or neither")
     source = DataSource(path=data, images=images) if data is not None and images is not None else None
     settings = DiagnosisSettings(num_samples=num_samples, source=source, overwrite=overwrite)
-    diagnosis = diagnose_run(run, settings, track=lambda drawn: track(drawn, description="samples"))
+    diagnosis = diagnose_run(run, settings)
     for table in diagnostics_tables(diagnosis.facts):
         table_console().print(rich_table(table))

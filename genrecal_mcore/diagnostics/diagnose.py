@@ -5,7 +5,7 @@ Their formats stand in docs/design.md.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,10 @@ from genrecal_mcore.diagnostics.similarity import (
 )
 from genrecal_mcore.diagnostics.swaps import mean_shares, swapped_losses
 from genrecal_mcore.diagnostics.views import SampleViews, own_cross_entropy, views_of
+from genrecal_mcore.observability import CountLine
 
 DIAGNOSTICS_NAME = "diagnostics.json"
 FEATURES_NAME = "features.safetensors"
-
-Drawn = list[tuple[Sample, SampleFacts]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +50,11 @@ class Diagnosis:
     features: dict[str, torch.Tensor]
 
 
-def diagnose_run(
-    run_dir: Path, settings: DiagnosisSettings, *, track: Callable[[Drawn], Iterable] = iter
-) -> Diagnosis:
+def diagnose_run(run_dir: Path, settings: DiagnosisSettings) -> Diagnosis:
     """Diagnose the newest checkpoint of a run of stage 1 or 2 in this process, and write what was found.
 
-    `track` may show progress over the samples. Raises `ValueError` for other runs, for fewer samples than a
-    cosine matrix needs, and for a run that was diagnosed before unless `overwrite` is set.
+    Raises `ValueError` for other runs, for fewer samples than a cosine matrix needs, and for a run that was
+    diagnosed before unless `overwrite` is set.
     """
     config = config_of_run(run_dir)
     if settings.num_samples < GROUP_SIZE:
@@ -69,8 +66,7 @@ def diagnose_run(
         data = data.model_copy(update={"sources": (settings.source,)})
     with run_models(run_dir, config) as models, torch.inference_mode():
         drawn = draw_samples(data, models.processors, num_samples=settings.num_samples)
-        views = [views_of(models, sample, facts) for sample, facts in track(drawn)]
-        diagnosis = diagnose(models, views, data)
+        diagnosis = diagnose(models, _views(models, drawn), data)
     _write(run_dir, diagnosis)
     return diagnosis
 
@@ -99,6 +95,15 @@ def diagnose(models: RunModels, views: Sequence[SampleViews], data: DataConfig) 
         "cosine": _cosines(features),
     }
     return Diagnosis(facts=facts, features=features)
+
+
+def _views(models: RunModels, drawn: Sequence[tuple[Sample, SampleFacts]]) -> list[SampleViews]:
+    views = []
+    with CountLine(title="samples", total=len(drawn)) as line:
+        for sample, facts in drawn:
+            views.append(views_of(models, sample, facts))
+            line.advance()
+    return views
 
 
 def _perplexity(sums: Iterable[tuple[float, int]]) -> dict[str, float | int]:

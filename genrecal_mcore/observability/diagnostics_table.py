@@ -27,9 +27,10 @@ def _swap_table(facts: Mapping[str, Any]) -> EvaluationTable:
     rows = [("as it is", str(facts["num_samples"]), *_shares(facts["paths"]["student"]))]
     for name, label in SWAPS.items():
         found = facts["swaps"][name]
+        number = str(found["num_samples"])
+        if 0 < found["num_samples"] < facts["num_samples"]:
+            rows.append(("as it is, those of the next row", number, *_shares(found["own"])))
         if found["num_samples"]:
-            number = str(found["num_samples"])
-            rows.append((f"as it is, where there is {label}", number, *_shares(found["own"])))
             rows.append((label, number, *_shares(found["swapped"])))
     return EvaluationTable(
         columns=("What the student sees", "samples", *SHARE_COLUMNS),
@@ -46,8 +47,8 @@ def _path_table(facts: Mapping[str, Any]) -> EvaluationTable:
     perplexities = (
         ("student, own head", heads["student"]),
         ("teacher, own head", heads["teacher"]),
-        ("[z_qs, z_al] through the teacher's head", paths["student"]),
-        ("[z_ql, z_al] through the teacher's head", paths["teacher"]),
+        ("z_qs, z_al recalibrated, teacher's head", paths["student"]),
+        ("z_ql, z_al recalibrated, teacher's head", paths["teacher"]),
     )
     rows = [(label, f"perplexity {found['perplexity']:.3f}") for label, found in perplexities]
     rows += [
