@@ -5,13 +5,14 @@ Every problem is reported at once, each with the key, what was found and what to
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Method = Literal["genrecal", "sft", "kl", "reverse_kl", "skew_reverse_kl"]
-TWO_HEAD_METHODS = ("kl", "reverse_kl", "skew_reverse_kl")
-"""Methods that compare the next-token distributions of both models, each made by its own head."""
+TwoHeadMethod = Literal["kl", "reverse_kl", "skew_reverse_kl"]
+"""Compares the next-token distributions of both models, each made by its own head."""
+TWO_HEAD_METHODS: tuple[str, ...] = get_args(TwoHeadMethod)
+Method = Literal["genrecal", "sft", TwoHeadMethod]
 Positions = Literal["all", "answers"]
 PositionWeighting = Literal["tokens", "boundary_and_rest"]
 

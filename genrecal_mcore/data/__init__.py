@@ -4,7 +4,7 @@ plans.
 Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
 """
 
-from genrecal_mcore.data.answer_rows import AnswerRows, masked_answer_rows
+from genrecal_mcore.data.answer_rows import AnswerRows, replaced_answer_rows
 from genrecal_mcore.data.index import (
     SampleIndex,
     SkippedSample,
@@ -62,7 +62,7 @@ __all__ = [
     "label_positions",
     "load_processor",
     "load_processors",
-    "masked_answer_rows",
+    "replaced_answer_rows",
     "payload_rows",
     "num_microbatches",
     "sample_order",

@@ -24,7 +24,7 @@ class AnswerRows:
     """`[k]`: the teacher's token at each."""
 
 
-def masked_answer_rows(
+def replaced_answer_rows(
     batch: Microbatch, *, with_questions: bool, rate: float, seed: int, step: int
 ) -> AnswerRows:
     """Return the answer rows of a teacher microbatch, each chosen with probability `rate`; 1 chooses all."""

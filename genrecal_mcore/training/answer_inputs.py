@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.data import Microbatch, masked_answer_rows
+from genrecal_mcore.data import Microbatch, replaced_answer_rows
 from genrecal_mcore.models import load_teacher_embedding
 
 
@@ -37,7 +37,7 @@ class AnswerInputs:
 
     def of_unit(self, teacher: Microbatch, step: int, device: torch.device) -> AnswerEmbeddings:
         """Return what stands for the answers of a unit, from the teacher's tokens."""
-        chosen = masked_answer_rows(
+        chosen = replaced_answer_rows(
             teacher, with_questions=self.with_questions, rate=self.rate, seed=self.seed, step=step
         )
         return AnswerEmbeddings(

@@ -59,7 +59,7 @@ class StepTokens:
             teacher_answer_tokens=sum(of_sample.teacher_answer_tokens for of_sample in facts),
             student_answer_tokens=sum(of_sample.student_answer_tokens for of_sample in facts),
             teacher_tokens=sum(of_sample.teacher_tokens for of_sample in facts),
-            answers=sum(len(self.index[i].turns) for i in samples),
+            num_answers=sum(len(self.index[i].turns) for i in samples),
         )
 
 

@@ -43,7 +43,7 @@ class StepCounts:
     """The same in the student's tokenizer."""
     teacher_tokens: int
     """All tokens in the teacher's tokenizer."""
-    answers: int
+    num_answers: int
     """Each has one boundary position."""
 
     def compared(self, positions: Positions) -> int:
@@ -72,8 +72,8 @@ def weighted_groups(
     if weighting == "tokens":
         return [(slice(None), counts.teacher_answer_tokens)]
     # An answer has at least two tokens, its text and its end, so that there are other positions.
-    rest = counts.teacher_answer_tokens - counts.answers
-    return [(layout.boundary, 2 * counts.answers), (layout.rest, 2 * rest)]
+    rest = counts.teacher_answer_tokens - counts.num_answers
+    return [(layout.boundary, 2 * counts.num_answers), (layout.rest, 2 * rest)]
 
 
 class UnitSums:

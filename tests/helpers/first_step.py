@@ -17,7 +17,7 @@ from genrecal_mcore.data import (
     SampleIndex,
     build_index,
     load_processor,
-    masked_answer_rows,
+    replaced_answer_rows,
 )
 from genrecal_mcore.native import load_native_model
 from genrecal_mcore.observability import read_metrics
@@ -209,7 +209,7 @@ def replaced_rows(
     rendered = teacher.render(index[number], index.facts[number].image_sizes)
     if answer_input != "masked":
         return (answer_input == "embeddings",) * rendered.num_answer_tokens
-    chosen = masked_answer_rows(
+    chosen = replaced_answer_rows(
         teacher.collate([rendered]), with_questions=True, rate=MASKED_RATE, seed=SEED, step=0
     )
     return tuple(

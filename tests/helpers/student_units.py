@@ -38,7 +38,10 @@ def text_unit(config: RunConfig, module: StudentModule, *, num_tokens: int) -> S
             answers = table.of_unit(teacher, 0, head.device)
     tokens = batch_size * num_tokens
     counts = StepCounts(
-        teacher_answer_tokens=tokens, student_answer_tokens=tokens, teacher_tokens=tokens, answers=batch_size
+        teacher_answer_tokens=tokens,
+        student_answer_tokens=tokens,
+        teacher_tokens=tokens,
+        num_answers=batch_size,
     )
     return StudentUnit(
         student=student,

@@ -1,6 +1,6 @@
 import torch
 
-from genrecal_mcore.data import AnswerRows, Microbatch, masked_answer_rows
+from genrecal_mcore.data import AnswerRows, Microbatch, replaced_answer_rows
 
 SPANS = {"a": ((3, 5), (8, 11)), "b": ((2, 6),), "c": ((1, 401),)}
 """Answers of each sample; the second begins at token 111 of the batch [a, b]."""
@@ -19,11 +19,11 @@ def batch_of(*names: str) -> Microbatch:
 
 
 def chosen(batch: Microbatch, *, rate: float = 0.5, seed: int = 7, step: int = 2) -> AnswerRows:
-    return masked_answer_rows(batch, with_questions=False, rate=rate, seed=seed, step=step)
+    return replaced_answer_rows(batch, with_questions=False, rate=rate, seed=seed, step=step)
 
 
 def test_at_rate_1_every_answer_row_is_chosen_and_no_boundary() -> None:
-    with_questions = masked_answer_rows(batch_of("a", "b"), with_questions=True, rate=1.0, seed=7, step=2)
+    with_questions = replaced_answer_rows(batch_of("a", "b"), with_questions=True, rate=1.0, seed=7, step=2)
     assert with_questions.rows.tolist() == [3, 4, 8, 9, 10, 13, 14, 15, 16]
     # For each answer the payload holds the boundary row and the answer's.
     assert chosen(batch_of("a", "b"), rate=1.0).rows.tolist() == [1, 2, 4, 5, 6, 8, 9, 10, 11]

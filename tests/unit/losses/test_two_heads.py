@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from genrecal_mcore.config import TWO_HEAD_METHODS
 from genrecal_mcore.losses import (
     NO_LABEL,
     DistilledRows,
@@ -59,6 +60,10 @@ def test_values_and_gradient_equal_the_naive_ones(name: str, vocabulary: str, ro
     torch.testing.assert_close(out.divergence, divergence.detach(), rtol=RTOL, atol=1e-5)
     torch.testing.assert_close(out.total, total.detach(), rtol=RTOL, atol=0)
     torch.testing.assert_close(rows.student.grad, expected, rtol=RTOL, atol=1e-5)
+
+
+def test_every_method_that_compares_heads_has_its_divergence() -> None:
+    assert tuple(DIVERGENCES) == TWO_HEAD_METHODS
 
 
 @pytest.mark.parametrize("name", list(DIVERGENCES))

@@ -50,7 +50,7 @@ def test_another_student_token_changes_no_recalibrated_row_that_knows_less_text(
     payload = torch.randn(
         teacher.input_ids.shape[1], TEACHER_SIZE, generator=torch.Generator().manual_seed(0)
     )
-    counts = StepCounts(teacher_answer_tokens=1, student_answer_tokens=1, teacher_tokens=1, answers=1)
+    counts = StepCounts(teacher_answer_tokens=1, student_answer_tokens=1, teacher_tokens=1, num_answers=1)
     unit = StudentUnit(student=batches["student"], teacher=teacher, payload=payload, counts=counts)
     layout = student_layout(unit, with_questions=True)
     packing = Packing.of(layout.bounds, torch.device("cpu"))
