@@ -13,13 +13,8 @@ from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLin
 from genrecal_mcore.status import Activity
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_feed import Waits
-from genrecal_mcore.training.student_unit import (
-    GRADIENT_SQUARES,
-    LOSS_TERMS,
-    SUM_NAMES,
-    StepCounts,
-    StudentUnit,
-)
+from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
+from genrecal_mcore.training.unit_sums import GRADIENT_SQUARES, LOSS_TERMS, SUM_NAMES
 
 MEASURED = {
     Activity.COMPUTE: "compute_s",

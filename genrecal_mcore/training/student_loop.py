@@ -16,7 +16,8 @@ from genrecal_mcore.training.ending import RunPreempted
 from genrecal_mcore.training.optimizer import learning_rate
 from genrecal_mcore.training.recorder import StepRecord, StepRecorder
 from genrecal_mcore.training.student_module import StudentModule
-from genrecal_mcore.training.student_unit import SUM_NAMES, StudentUnit
+from genrecal_mcore.training.student_unit import StudentUnit
+from genrecal_mcore.training.unit_sums import SUM_NAMES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

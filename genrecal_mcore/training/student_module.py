@@ -35,11 +35,11 @@ from genrecal_mcore.training.answer_inputs import AnswerEmbeddings
 from genrecal_mcore.training.stages import Stage
 from genrecal_mcore.training.student_unit import (
     StudentUnit,
-    UnitSums,
     regularizer_layout,
     student_layout,
     weighted_groups,
 )
+from genrecal_mcore.training.unit_sums import UnitSums
 
 
 class StudentModule(nn.Module):

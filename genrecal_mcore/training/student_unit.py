@@ -1,6 +1,4 @@
-"""A unit of work as a student rank has it: what it is given, the counts that its losses are divided by, their
-sums.
-"""
+"""A student rank's unit of work: what it is given, and the counts that its losses are divided by."""
 
 from dataclasses import dataclass
 
@@ -15,22 +13,6 @@ from genrecal_mcore.data import (
     teacher_path_layout,
 )
 from genrecal_mcore.training.answer_inputs import AnswerEmbeddings
-
-LOSS_TERMS = (
-    "loss",
-    "ce_recal_boundary",
-    "ce_recal_rest",
-    "kl_recal_boundary",
-    "kl_recal_rest",
-    "ce_reg",
-    "kl_reg",
-    "ce_student",
-    "kl_student",
-)
-GRADIENT_SQUARES = ("grad_square_z_qs_boundary", "grad_square_z_qs_rest")
-"""Of the gradient at the student's question rows, from each share of the recalibrated loss."""
-SUM_NAMES = (*LOSS_TERMS, *GRADIENT_SQUARES)
-"""Order of the sums that the module returns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,32 +56,6 @@ def weighted_groups(
     # An answer has at least two tokens, its text and its end, so that there are other positions.
     rest = counts.teacher_answer_tokens - counts.num_answers
     return [(layout.boundary, 2 * counts.num_answers), (layout.rest, 2 * rest)]
-
-
-class UnitSums:
-    """A unit's sums by name, detached."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(len(SUM_NAMES), dtype=torch.float64, device=device)
-        """In the order of `SUM_NAMES`."""
-
-    def add(self, name: str, values: torch.Tensor) -> None:
-        """Add all of `values` to a sum."""
-        self.values[SUM_NAMES.index(name)] += values.detach().sum()
-
-    def add_gradient_squares(self, rows: torch.Tensor, layout: RecalibratorLayout) -> torch.Tensor:
-        """Return the student rows `[2n, h_s]` of a layout with shares apart; the backward pass will add what
-        reaches those of questions: once from the boundary, once from the rest.
-        """
-        rows = rows if rows.requires_grad else rows.detach().requires_grad_()
-        questions = layout.source[layout.question_rows].chunk(2)
-
-        def add(gradient: torch.Tensor) -> None:
-            for name, of_share in zip(GRADIENT_SQUARES, questions, strict=True):
-                self.add(name, gradient[of_share].float().square())
-
-        rows.register_hook(add)
-        return rows
 
 
 def student_layout(unit: StudentUnit, *, with_questions: bool) -> RecalibratorLayout:
