@@ -34,7 +34,10 @@ TEACHER_RATE = 1.2
 TOKENS, ANSWER_TOKENS, HIDDEN_SIZE = 1024, 128, 512
 """Of a unit; hidden states between stages are 2 MiB, features 0.25 MiB."""
 COUNTS = StepCounts(
-    teacher_answer_tokens=ANSWER_TOKENS, student_answer_tokens=ANSWER_TOKENS, teacher_tokens=TOKENS
+    teacher_answer_tokens=ANSWER_TOKENS,
+    student_answer_tokens=ANSWER_TOKENS,
+    teacher_tokens=TOKENS,
+    num_answers=1,
 )
 NUM_UNITS, PREFETCH, TIMEOUT_S = 24, 2, 60.0
 LEAST_OCCUPANCY, MOST_WAIT = 0.95, 0.05

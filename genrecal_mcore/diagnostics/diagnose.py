@@ -18,6 +18,7 @@ from genrecal_mcore.data import Sample, draw_samples
 from genrecal_mcore.data.index import SampleFacts
 from genrecal_mcore.diagnostics.paths import PathOutput, student_path, teacher_path
 from genrecal_mcore.diagnostics.run_models import RunModels, config_of_run, run_models
+from genrecal_mcore.diagnostics.samples import DiagnosedSample, diagnosed_sample, own_cross_entropy
 from genrecal_mcore.diagnostics.similarity import (
     GROUP_SIZE,
     mean_cosine_matrix,
@@ -25,7 +26,6 @@ from genrecal_mcore.diagnostics.similarity import (
     random_groups,
 )
 from genrecal_mcore.diagnostics.swaps import mean_shares, swapped_losses
-from genrecal_mcore.diagnostics.views import SampleViews, own_cross_entropy, views_of
 from genrecal_mcore.observability import CountLine
 
 DIAGNOSTICS_NAME = "diagnostics.json"
@@ -66,15 +66,15 @@ def diagnose_run(run_dir: Path, settings: DiagnosisSettings) -> Diagnosis:
         data = data.model_copy(update={"sources": (settings.source,)})
     with run_models(run_dir, config) as models, torch.inference_mode():
         drawn = draw_samples(data, models.processors, num_samples=settings.num_samples)
-        diagnosis = diagnose(models, _views(models, drawn), data)
+        diagnosis = diagnose(models, _diagnosed_samples(models, drawn), data)
     _write(run_dir, diagnosis)
     return diagnosis
 
 
-def diagnose(models: RunModels, views: Sequence[SampleViews], data: DataConfig) -> Diagnosis:
+def diagnose(models: RunModels, samples: Sequence[DiagnosedSample], data: DataConfig) -> Diagnosis:
     """Return what both paths, the swaps and the features of some samples show."""
-    student = [student_path(models, of.student, of.teacher) for of in views]
-    teacher = [teacher_path(models, of.teacher) for of in views]
+    student = [student_path(models, of.student, of.teacher) for of in samples]
+    teacher = [teacher_path(models, of.teacher) for of in samples]
     features = pooled_features(student, teacher)
     facts = {
         "method": models.config.method,
@@ -82,28 +82,30 @@ def diagnose(models: RunModels, views: Sequence[SampleViews], data: DataConfig) 
         "step": models.step,
         "answer_input": models.config.recalibrator.answer_input,
         "data": [source.path.name for source in data.sources],
-        "num_samples": len(views),
+        "num_samples": len(samples),
         "own_heads": {
             "student": _perplexity(
                 own_cross_entropy(models, of.student, models.student.get_output_embeddings().weight)
-                for of in views
+                for of in samples
             ),
-            "teacher": _perplexity(own_cross_entropy(models, of.teacher, models.head) for of in views),
+            "teacher": _perplexity(own_cross_entropy(models, of.teacher, models.head) for of in samples),
         },
         "paths": {"student": _of_path(student), "teacher": _of_path(teacher)},
-        "swaps": swapped_losses(models, views),
+        "swaps": swapped_losses(models, samples),
         "cosine": _cosines(features),
     }
     return Diagnosis(facts=facts, features=features)
 
 
-def _views(models: RunModels, drawn: Sequence[tuple[Sample, SampleFacts]]) -> list[SampleViews]:
-    views = []
+def _diagnosed_samples(
+    models: RunModels, drawn: Sequence[tuple[Sample, SampleFacts]]
+) -> list[DiagnosedSample]:
+    samples = []
     with CountLine(title="samples", total=len(drawn)) as line:
         for sample, facts in drawn:
-            views.append(views_of(models, sample, facts))
+            samples.append(diagnosed_sample(models, sample, facts))
             line.advance()
-    return views
+    return samples
 
 
 def _perplexity(sums: Iterable[tuple[float, int]]) -> dict[str, float | int]:

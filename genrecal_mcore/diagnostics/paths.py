@@ -6,7 +6,7 @@ import torch
 
 from genrecal_mcore.data import RecalibratorLayout, student_path_layout, teacher_path_layout
 from genrecal_mcore.diagnostics.run_models import RunModels
-from genrecal_mcore.diagnostics.views import View
+from genrecal_mcore.diagnostics.samples import SampleFeatures
 from genrecal_mcore.losses import FrozenHeadLoss, frozen_head_loss
 from genrecal_mcore.models import Packing
 from genrecal_mcore.training.student_module import teacher_inputs
@@ -27,7 +27,7 @@ class PathOutput:
     """
 
 
-def student_path(models: RunModels, student: View, teacher: View) -> PathOutput:
+def student_path(models: RunModels, student: SampleFeatures, teacher: SampleFeatures) -> PathOutput:
     """Run `[z_qs, pre(z_al)]`."""
     layout = student_path_layout(
         (student.answer_spans,),
@@ -39,7 +39,7 @@ def student_path(models: RunModels, student: View, teacher: View) -> PathOutput:
     return _run(models, layout, student.features[layout.student_rows], teacher)
 
 
-def teacher_path(models: RunModels, teacher: View) -> PathOutput:
+def teacher_path(models: RunModels, teacher: SampleFeatures) -> PathOutput:
     """Run `[pre(z_ql), pre(z_al)]`."""
     layout = teacher_path_layout((teacher.answer_spans,), teacher.batch.input_ids)
     no_rows = torch.zeros(0, models.student.config.get_text_config().hidden_size)
@@ -47,7 +47,7 @@ def teacher_path(models: RunModels, teacher: View) -> PathOutput:
 
 
 def _run(
-    models: RunModels, layout: RecalibratorLayout, student_rows: torch.Tensor, teacher: View
+    models: RunModels, layout: RecalibratorLayout, student_rows: torch.Tensor, teacher: SampleFeatures
 ) -> PathOutput:
     device, layout = models.device, layout.to(models.device)
     payload = teacher.features.to(device)

@@ -3,18 +3,22 @@
 from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 
-from genrecal_mcore.data import AnswerSpan, Microbatch, Sample, label_positions
+from genrecal_mcore.data import AnswerSpan, Microbatch, Sample, UnitSamples, View, label_positions
 from genrecal_mcore.data.index import SampleFacts
+from genrecal_mcore.data.loader import load_unit
 from genrecal_mcore.diagnostics.run_models import RunModels
 from genrecal_mcore.losses import student_head_loss
 from genrecal_mcore.models import Packing
+from genrecal_mcore.status import Unit
 from genrecal_mcore.training.student_module import student_hidden_states
+
+_UNIT = Unit(step=0, microbatch=0, student_rank=0)
+"""Samples are looked at one by one, in no step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class View:
+class SampleFeatures:
     """One sample in the tokens of one model; features are kept on the CPU."""
 
     features: torch.Tensor
@@ -25,30 +29,30 @@ class View:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleViews:
+class DiagnosedSample:
     """One sample as both models see it."""
 
     sample: Sample
     facts: SampleFacts
-    teacher: View
-    student: View
+    teacher: SampleFeatures
+    student: SampleFeatures
 
 
-def views_of(models: RunModels, sample: Sample, facts: SampleFacts) -> SampleViews:
+def diagnosed_sample(models: RunModels, sample: Sample, facts: SampleFacts) -> DiagnosedSample:
     """Run both bodies on a sample."""
     teacher = _batch_of(models, "teacher", sample, facts)
-    return SampleViews(
+    return DiagnosedSample(
         sample=sample,
         facts=facts,
-        teacher=_view(teacher, teacher_features(models, teacher)),
-        student=student_view(models, sample, facts),
+        teacher=_features(teacher, teacher_features(models, teacher)),
+        student=student_features(models, sample, facts),
     )
 
 
-def student_view(models: RunModels, sample: Sample, facts: SampleFacts) -> View:
+def student_features(models: RunModels, sample: Sample, facts: SampleFacts) -> SampleFeatures:
     """Run the student's body on a sample."""
     batch = _batch_of(models, "student", sample, facts)
-    return _view(batch, student_hidden_states(models.student, batch))
+    return _features(batch, student_hidden_states(models.student, batch))
 
 
 def teacher_features(models: RunModels, batch: Microbatch) -> torch.Tensor:
@@ -63,14 +67,14 @@ def teacher_features(models: RunModels, batch: Microbatch) -> torch.Tensor:
     return teacher.body(teacher.embed(batch.input_ids, features), batch.position_ids, packing)[:, 0]
 
 
-def with_image_of(models: RunModels, views: SampleViews, other: SampleViews) -> View:
-    """Return the student's view of a sample's text with another sample's images."""
-    sample = replace(views.sample, images=other.sample.images, image_names=other.sample.image_names)
-    return student_view(models, sample, replace(views.facts, image_sizes=other.facts.image_sizes))
+def with_image_of(models: RunModels, own: DiagnosedSample, other: DiagnosedSample) -> SampleFeatures:
+    """Return what the student makes of a sample's text with another sample's images."""
+    sample = replace(own.sample, images=other.sample.images, image_names=other.sample.image_names)
+    return student_features(models, sample, replace(own.facts, image_sizes=other.facts.image_sizes))
 
 
-def with_questions_of(own: View, other: View) -> View:
-    """Return a view whose questions are another sample's, turn by turn, before its own answers."""
+def with_questions_of(own: SampleFeatures, other: SampleFeatures) -> SampleFeatures:
+    """Return features whose questions are another sample's, turn by turn, before its own answers."""
     pieces: list[torch.Tensor] = []
     spans: list[AnswerSpan] = []
     length = 0
@@ -82,33 +86,30 @@ def with_questions_of(own: View, other: View) -> View:
     return replace(own, features=torch.cat(pieces), answer_spans=tuple(spans))
 
 
-def own_cross_entropy(models: RunModels, view: View, head: torch.Tensor) -> tuple[float, int]:
+def own_cross_entropy(models: RunModels, sample: SampleFeatures, head: torch.Tensor) -> tuple[float, int]:
     """Return a model's own CE summed over its answer tokens, through its own `head`, and their number."""
-    positions = label_positions(view.batch)
+    positions = label_positions(sample.batch)
     ce = student_head_loss(
-        view.features[positions].to(models.device),
-        view.batch.input_ids[0, positions + 1].to(models.device),
+        sample.features[positions].to(models.device),
+        sample.batch.input_ids[0, positions + 1].to(models.device),
         head,
         memory_budget_bytes=models.loss_memory_bytes,
     )
     return ce.item(), len(positions)
 
 
-def _questions(view: View) -> list[torch.Tensor]:
-    ends = (0, *(end for _, end in view.answer_spans))
-    return [view.features[first:start] for first, (start, _) in zip(ends, view.answer_spans, strict=False)]
+def _questions(sample: SampleFeatures) -> list[torch.Tensor]:
+    ends = (0, *(end for _, end in sample.answer_spans))
+    spans = zip(ends, sample.answer_spans, strict=False)
+    return [sample.features[first:start] for first, (start, _) in spans]
 
 
 def _batch_of(models: RunModels, role: str, sample: Sample, facts: SampleFacts) -> Microbatch:
-    processor = models.processors[role]
-    images = []
-    for path in sample.images:
-        with Image.open(path) as image:
-            images.append(image.convert("RGB"))
-    rendered = processor.render(sample, facts.image_sizes)
-    return processor.collate([rendered], processor.pixels(images)).to(models.device)
+    alone = UnitSamples(unit=_UNIT, samples=(sample,), image_sizes=(facts.image_sizes,))
+    view = View(processor=models.processors[role], with_pixels=True)
+    return load_unit(alone, view).to(models.device)
 
 
-def _view(batch: Microbatch, features: torch.Tensor) -> View:
+def _features(batch: Microbatch, features: torch.Tensor) -> SampleFeatures:
     alone = replace(batch, vision=None).to(torch.device("cpu"))
-    return View(features=features.cpu(), answer_spans=batch.answer_spans[0], batch=alone)
+    return SampleFeatures(features=features.cpu(), answer_spans=batch.answer_spans[0], batch=alone)
