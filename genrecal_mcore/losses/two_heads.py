@@ -10,8 +10,14 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from genrecal_mcore.losses.chunks import even_rows, rows_per_chunk
 from genrecal_mcore.losses.divergences import DIVERGENCES
-from genrecal_mcore.losses.frozen_head import rows_per_chunk
+from genrecal_mcore.losses.head_products import rows_gradient, scaled, wide_dtype, write_logits
+
+TWO_HEAD_BUFFERS = 4
+"""Matrices `[chunk, v]` in fp32 that the budget has room for: log q, log p, a third, and one for what is
+smaller (see `frozen_head`).
+"""
 
 NO_LABEL = -100
 """Label of a row that no cross entropy counts; torch's own."""
@@ -67,9 +73,10 @@ def two_head_loss(
     softmax(teacher_head(z_l)).
 
     `student_head` `[v_s, h_s]`, `teacher_head` `[v_t, h_t]`: both distributions are over the rows that the
-    heads have in common, where the labels must lie; one tokenizer may be padded to different sizes. Products
-    run in each head's dtype, sums in fp32. Extra memory besides the gradient `[t, h_s]` stays below
-    `memory_budget_bytes`. Raises `ValueError` when not even one row fits, or the student's head learns.
+    heads have in common, where the labels must lie; one tokenizer may be padded to different sizes. Factors
+    of products are in each head's dtype; logits, softmax and sums in fp32. Extra memory besides the gradient
+    `[t, h_s]` stays below `memory_budget_bytes`. Raises `ValueError` when not even one row fits, or the
+    student's head learns.
     """
     if student_head.requires_grad:
         raise ValueError("the student's head learns, but this loss has no gradient for it; freeze the head")
@@ -80,7 +87,7 @@ def two_head_loss(
         student_head[:vocab_size],
         teacher_head[:vocab_size],
         objective,
-        rows_per_chunk(vocab_size, memory_budget_bytes),
+        rows_per_chunk(vocab_size, memory_budget_bytes, num_buffers=TWO_HEAD_BUFFERS),
     )
     return TwoHeadLoss(total=total, ce=ce, divergence=divergence)
 
@@ -94,19 +101,21 @@ class _TwoHeadLoss(torch.autograd.Function):
         student_head: torch.Tensor,
         teacher_head: torch.Tensor,
         objective: TwoHeadObjective,
-        chunk_rows: int,
+        most_rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ce = torch.empty(rows.labels.shape, dtype=torch.float32, device=student.device)
-        divergence = torch.empty_like(ce)
-        gradient = torch.empty_like(student)
+        dtype = torch.promote_types(wide_dtype(student_head), wide_dtype(teacher_head))
+        ce = torch.empty(rows.labels.shape, dtype=dtype, device=student.device)
+        divergence, gradient = torch.empty_like(ce), torch.empty_like(student)
+        chunk_rows = even_rows(len(ce), most=most_rows)
+        buffers = ce.new_empty(3, chunk_rows, len(student_head))
         for start in range(0, len(ce), chunk_rows):
             chunk = slice(start, start + chunk_rows)
-            part = DistilledRows(
-                student=student[chunk], teacher=rows.teacher[chunk], labels=rows.labels[chunk]
-            )
-            ce[chunk], divergence[chunk], gradient[chunk] = _chunk_loss(
-                part, student_head, teacher_head, objective
-            )
+            labels = rows.labels[chunk]
+            log_q, log_p, room = buffers[:, : len(labels)]
+            _write_log_probabilities(student[chunk], student_head, out=log_q)
+            _write_log_probabilities(rows.teacher[chunk], teacher_head, out=log_p)
+            ce[chunk], divergence[chunk], logits_gradient = _losses_((log_q, log_p, room), labels, objective)
+            gradient[chunk] = rows_gradient(logits_gradient, student_head)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(ce, divergence)
         total = objective.ce_scale * ce.sum() + objective.divergence_scale * divergence.sum()
@@ -116,27 +125,30 @@ class _TwoHeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_total.to(gradient.dtype), None, None, None, None, None
+        return scaled(gradient, grad_total, dtype=gradient.dtype), None, None, None, None, None
 
 
-def _chunk_loss(
-    rows: DistilledRows, student_head: torch.Tensor, teacher_head: torch.Tensor, objective: TwoHeadObjective
+def _write_log_probabilities(rows: torch.Tensor, head: torch.Tensor, *, out: torch.Tensor) -> None:
+    """Write log softmax of head(rows) into `out` `[c, v]`."""
+    write_logits(rows, head, out=out)
+    torch.log_softmax(out, -1, out=out)
+
+
+def _losses_(
+    matrices: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    labels: torch.Tensor,
+    objective: TwoHeadObjective,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return CE `[c]`, divergence `[c]` and the total's gradient for the student's rows `[c, h_s]`."""
-    has_label = (rows.labels != NO_LABEL).float()
-    index = rows.labels.clamp(min=0)[:, None]
-    log_q = _log_probabilities(rows.student, student_head)
-    log_p = _log_probabilities(rows.teacher, teacher_head)
+    """Return CE `[c]`, divergence `[c]` and the total's gradient for the student's logits `[c, v]`.
+
+    `matrices` are log q, log p and room for a third; the gradient takes the place of one of them.
+    """
+    log_q, log_p, room = matrices
+    has_label = (labels != NO_LABEL).to(log_q.dtype)
+    index = labels.clamp(min=0)[:, None]
     ce = -log_q.gather(1, index).squeeze(1) * has_label
-    divergence, gradient, q = DIVERGENCES[objective.divergence](log_q, log_p, objective.skew)
+    divergence, gradient, q = DIVERGENCES[objective.divergence](log_q, log_p, room, objective.skew)
     # d CE / d logits = q - onehot.
     ce_scales = (objective.ce_scale * has_label)[:, None]
     gradient.mul_(objective.divergence_scale).addcmul_(q, ce_scales)
-    gradient.scatter_add_(1, index, -ce_scales)
-    return ce, divergence, gradient.to(student_head.dtype) @ student_head
-
-
-def _log_probabilities(rows: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
-    """Return log softmax of head(rows) `[c, v]` in fp32."""
-    logits = (rows.to(head.dtype) @ head.t()).float()
-    return logits.sub_(torch.logsumexp(logits, dim=-1, keepdim=True))
+    return ce, divergence, gradient.scatter_add_(1, index, -ce_scales)

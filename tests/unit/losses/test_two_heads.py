@@ -88,6 +88,26 @@ def test_distributions_that_underflow_give_finite_losses_and_gradients(name: str
 
 
 @pytest.mark.parametrize("name", list(DIVERGENCES))
+def test_bfloat16_factors_give_the_losses_of_their_fp32_products(name: str) -> None:
+    exact, heads = make_rows(), [head.bfloat16() for head in make_heads("equal")]
+    rows = DistilledRows(
+        student=exact.student.detach().bfloat16().requires_grad_(),
+        teacher=exact.teacher.bfloat16(),
+        labels=exact.labels,
+    )
+    out = two_head_loss(rows, *heads, objective=objective(name), memory_budget_bytes=5 * ROW_BYTES)
+    widened = DistilledRows(student=rows.student.float(), teacher=rows.teacher.float(), labels=rows.labels)
+    ce, divergence = reference_two_head_loss(
+        widened, *(head.float() for head in heads), divergence=name, skew=SKEW
+    )
+    assert out.ce.dtype == torch.float32
+    torch.testing.assert_close(out.ce, ce.detach(), rtol=RTOL, atol=1e-6)
+    torch.testing.assert_close(out.divergence, divergence.detach(), rtol=RTOL, atol=1e-5)
+    out.total.backward()
+    assert rows.student.grad is not None and rows.student.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", list(DIVERGENCES))
 def test_extra_memory_stays_within_the_budget(name: str) -> None:
     rows, heads, budget = make_rows(), make_heads("teacher padded"), 5 * ROW_BYTES
     with LiveMemory([rows.student, rows.teacher, rows.labels, *heads]) as memory:
