@@ -17,9 +17,17 @@ from genrecal_mcore.data.index import (
 from genrecal_mcore.data.label_rows import ComparedRows, compared_rows, label_positions
 from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader, UnitSamples, View, start_worker_server, unit_samples
-from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
+from genrecal_mcore.data.order import (
+    BatchShape,
+    OnceOrder,
+    SampleOrder,
+    StepOrder,
+    num_microbatches,
+    samples_of_unit,
+    units_of_step,
+)
 from genrecal_mcore.data.pair import check_shared_tokens, check_vocabularies
-from genrecal_mcore.data.payload import payload_rows
+from genrecal_mcore.data.payload import num_sample_rows, payload_rows, sample_rows, wanted_among_held
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.recalibrator_layout import (
     Ends,
@@ -28,6 +36,7 @@ from genrecal_mcore.data.recalibrator_layout import (
     teacher_path_layout,
     with_shares_apart,
 )
+from genrecal_mcore.data.sample_keys import sample_keys
 from genrecal_mcore.data.show import batch_shape, load_processors, sample_order, show_step
 from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
 
@@ -40,12 +49,14 @@ __all__ = [
     "Ends",
     "Microbatch",
     "ModelProcessor",
+    "OnceOrder",
     "RecalibratorLayout",
     "RenderedSample",
     "Sample",
     "SampleIndex",
     "SampleOrder",
     "SkippedSample",
+    "StepOrder",
     "Turn",
     "UnitLoader",
     "UnitSamples",
@@ -62,16 +73,21 @@ __all__ = [
     "label_positions",
     "load_processor",
     "load_processors",
-    "replaced_answer_rows",
-    "payload_rows",
     "num_microbatches",
+    "num_sample_rows",
+    "payload_rows",
+    "replaced_answer_rows",
+    "sample_keys",
     "sample_order",
+    "sample_rows",
     "samples_of_unit",
     "show_step",
     "start_worker_server",
     "student_path_layout",
     "teacher_path_layout",
     "unit_samples",
+    "units_of_step",
+    "wanted_among_held",
     "with_shares_apart",
     "write_skipped",
 ]

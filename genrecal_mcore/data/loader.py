@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.index import SampleIndex
 from genrecal_mcore.data.llava import BrokenSample
-from genrecal_mcore.data.order import BatchShape, SampleOrder, samples_of_unit
+from genrecal_mcore.data.order import BatchShape, StepOrder, samples_of_unit
 from genrecal_mcore.data.processor import ImageSize, ModelProcessor
 from genrecal_mcore.data.types import Microbatch, Sample
 from genrecal_mcore.status import Unit
@@ -53,7 +53,7 @@ class UnitSamples:
     image_sizes: tuple[tuple[ImageSize, ...], ...]
 
 
-def unit_samples(unit: Unit, index: SampleIndex, order: SampleOrder, batch: BatchShape) -> UnitSamples:
+def unit_samples(unit: Unit, index: SampleIndex, order: StepOrder, batch: BatchShape) -> UnitSamples:
     """Return the samples of a unit."""
     numbers = samples_of_unit(
         order, step=unit.step, microbatch=unit.microbatch, student_rank=unit.student_rank, batch=batch

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from heapq import heapify, heapreplace
+from typing import Protocol
 
 import numpy as np
 
@@ -29,6 +30,17 @@ class BatchShape:
     def samples_per_step(self) -> int:
         """Samples that one optimizer step consumes over all ranks."""
         return self.micro_batch_size * self.accumulation_steps * self.student_dp
+
+
+class StepOrder(Protocol):
+    """What decides which samples a step takes."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Of each sample: what decides which unit it goes to."""
+
+    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
+        """Return the numbers of a step's samples, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +74,25 @@ class SampleOrder:
         return tuple(self.index_at(position) for position in range(step * size, (step + 1) * size))
 
 
+@dataclass(frozen=True, slots=True)
+class OnceOrder:
+    """Some samples, each once: a pass over them instead of epochs; its last step may have fewer."""
+
+    tokens: Sequence[int] = field(compare=False)
+    """Of each sample of the data: what decides which unit it goes to."""
+    numbers: tuple[int, ...]
+    """The samples, in order."""
+
+    def num_steps(self, batch: BatchShape) -> int:
+        """Return how many steps take all of them."""
+        return -(-len(self.numbers) // batch.samples_per_step)
+
+    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
+        """Return the numbers of a step's samples, in order."""
+        size = batch.samples_per_step
+        return self.numbers[step * size : (step + 1) * size]
+
+
 @lru_cache(maxsize=2)
 def _permutation(num_samples: int, seed: int, digest: str, epoch: int) -> np.ndarray:
     key = sha256(f"{seed}/{epoch}/{digest}".encode()).digest()
@@ -80,15 +111,20 @@ def _window(order: SampleOrder, epoch: int, number: int) -> tuple[int, ...]:
 
 
 def samples_of_unit(
-    order: SampleOrder, *, step: int, microbatch: int, student_rank: int, batch: BatchShape
+    order: StepOrder, *, step: int, microbatch: int, student_rank: int, batch: BatchShape
 ) -> tuple[int, ...]:
     """Return the samples of one unit, in the order of their positions."""
+    return units_of_step(order, step=step, batch=batch)[microbatch * batch.student_dp + student_rank]
+
+
+def units_of_step(order: StepOrder, *, step: int, batch: BatchShape) -> tuple[tuple[int, ...], ...]:
+    """Return the samples of each unit of a step, by microbatch, then student rank."""
     samples = order.samples_of_step(step, batch)
     dealt = cut_into_units(tuple(order.tokens[sample] for sample in samples), batch)
-    return tuple(samples[i] for i in dealt[microbatch * batch.student_dp + student_rank])
+    return tuple(tuple(samples[i] for i in unit) for unit in dealt)
 
 
-def num_microbatches(order: SampleOrder, *, step: int, batch: BatchShape) -> int:
+def num_microbatches(order: StepOrder, *, step: int, batch: BatchShape) -> int:
     """Return how many microbatches a step has, the same on every student rank."""
     if batch.unit_tokens is None:
         return batch.accumulation_steps
@@ -101,12 +137,13 @@ def cut_into_units(tokens: tuple[int, ...], batch: BatchShape) -> tuple[tuple[in
     """Return the samples of each unit of a step, by number; first those of microbatch 0, by student rank.
 
     Under `unit_tokens` there are as few microbatches as hold the step's tokens. A deal to as many units as
-    samples puts each alone, so units never outnumber samples and none is empty.
+    samples puts each alone, so units never outnumber the samples of a full step and none is empty; those of
+    a step that is not full may be.
     """
     if batch.unit_tokens is None:
         return deal_by_length(tokens, num_units=batch.accumulation_steps * batch.student_dp)
     fewest = -(-sum(tokens) // (batch.unit_tokens * batch.student_dp))
-    for microbatches in range(max(1, fewest), len(tokens) // batch.student_dp + 1):
+    for microbatches in range(max(1, fewest), -(-len(tokens) // batch.student_dp) + 1):
         units = deal_by_length(tokens, num_units=microbatches * batch.student_dp)
         if max(sum(tokens[i] for i in unit) for unit in units) <= batch.unit_tokens:
             return units

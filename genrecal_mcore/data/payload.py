@@ -18,9 +18,28 @@ def payload_rows(
     rows: list[int] = []
     first = 0
     for spans, length in zip(answer_spans, lengths, strict=True):
-        if with_questions:
-            rows += range(first, first + length)
-        else:
-            rows += [first + position for start, end in spans for position in range(start - 1, end)]
+        rows += [first + position for position in sample_rows(spans, length, with_questions=with_questions)]
         first += length
     return torch.tensor(rows, dtype=torch.int64)
+
+
+def sample_rows(spans: Sequence[AnswerSpan], length: int, *, with_questions: bool) -> Sequence[int]:
+    """Return the same of one sample of `length` tokens, counted from its first token."""
+    if with_questions:
+        return range(length)
+    return [position for start, end in spans for position in range(start - 1, end)]
+
+
+def wanted_among_held(
+    spans: Sequence[AnswerSpan], length: int, *, holds_questions: bool, with_questions: bool
+) -> Sequence[int]:
+    """Return which of the rows of a sample that are at hand are the ones that are asked for."""
+    assert holds_questions or not with_questions
+    if holds_questions and not with_questions:
+        return sample_rows(spans, length, with_questions=False)
+    return range(len(sample_rows(spans, length, with_questions=with_questions)))
+
+
+def num_sample_rows(answer_tokens: int, num_answers: int, *, tokens: int, with_questions: bool) -> int:
+    """Return how many these are, from a sample's counts alone."""
+    return tokens if with_questions else answer_tokens + num_answers

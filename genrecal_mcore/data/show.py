@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from genrecal_mcore.config import RunConfig, validate_teacher_folder
+from genrecal_mcore.config import RunConfig, load_teacher_manifest
 from genrecal_mcore.data.index import SampleIndex, build_index
 from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
@@ -13,7 +13,7 @@ def load_processors(config: RunConfig) -> dict[str, ModelProcessor | None]:
     """Load the processors of `student` and, where there is one, `teacher`."""
     teacher, finds = None, config.recalibrator.student_answers
     if config.teacher is not None:
-        family = validate_teacher_folder(config.teacher.checkpoint).family
+        family = load_teacher_manifest(config.teacher.checkpoint).family
         teacher = load_processor(config.teacher.checkpoint / "tokenizer", family, finds_text_ends=finds)
     student = load_processor(config.student.checkpoint, finds_text_ends=finds)
     return {"teacher": teacher, "student": student}

@@ -4,11 +4,14 @@ import pytest
 
 from genrecal_mcore.data.order import (
     BatchShape,
+    OnceOrder,
     SampleOrder,
+    StepOrder,
     cut_into_units,
     deal_by_length,
     num_microbatches,
     samples_of_unit,
+    units_of_step,
 )
 
 TOKENS = (7, 30, 2, 11, 5, 64, 8, 1, 19, 23, 3, 40, 9, 6, 13, 27, 4)
@@ -16,7 +19,7 @@ ORDER = SampleOrder(TOKENS, 5, "digest")
 """17 samples: they divide no step below: steps cross the ends of epochs."""
 
 
-def samples_of_step(step: int, batch: BatchShape, order: SampleOrder = ORDER) -> list[int]:
+def samples_of_step(step: int, batch: BatchShape, order: StepOrder = ORDER) -> list[int]:
     """Return the samples of all units of a step."""
     units = [
         (microbatch, rank)
@@ -169,3 +172,21 @@ def test_a_window_makes_the_units_of_a_step_more_even() -> None:
         return fullest / average
 
     assert unevenness(1) > 1.5 and unevenness(64) < 1.15
+
+
+@pytest.mark.parametrize("unit_tokens", [None, 64])
+@pytest.mark.parametrize("left_out", [0, 1, 5, 12, 16])
+def test_a_pass_takes_each_of_its_samples_once(left_out: int, unit_tokens: int | None) -> None:
+    batch = BatchShape(micro_batch_size=2, accumulation_steps=2, student_dp=3, unit_tokens=unit_tokens)
+    numbers = tuple(random.Random(1).sample(range(17), 17 - left_out))
+    order = OnceOrder(tokens=TOKENS, numbers=numbers)
+    steps = range(order.num_steps(batch))
+    assert len(steps) == -(-len(numbers) // 12)
+    taken = [sorted(samples_of_step(step, batch, order)) for step in steps]
+    assert taken == [sorted(numbers[12 * step : 12 * (step + 1)]) for step in steps]
+
+
+def test_a_pass_over_everything_has_the_units_of_the_first_epoch() -> None:
+    batch = BatchShape(micro_batch_size=2, accumulation_steps=2, student_dp=3)
+    once = OnceOrder(tokens=TOKENS, numbers=tuple(ORDER.index_at(position) for position in range(17)))
+    assert units_of_step(once, step=0, batch=batch) == units_of_step(ORDER, step=0, batch=batch)
