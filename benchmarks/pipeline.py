@@ -20,9 +20,10 @@ from genrecal_mcore.data import Microbatch
 from genrecal_mcore.models import Packing
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology
 from genrecal_mcore.status import unrecorded_status
+from genrecal_mcore.training.features import ChannelFeatures
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.training.stages import Stage
-from genrecal_mcore.training.student_feed import StudentFeed, TeacherSide
+from genrecal_mcore.training.student_feed import StudentFeed
 from genrecal_mcore.training.student_unit import StepCounts
 from genrecal_mcore.training.teacher_loop import TeacherRank, run_teacher
 from genrecal_mcore.transfer import Edge, FeatureReceiver, FeatureSender, RoutePlan, Unit
@@ -265,8 +266,7 @@ def run_waiting_student(topology: Topology, pace: Pace) -> Busy:
     plan = RoutePlan(accumulation_steps=1, student_dp=1, teacher_dp=1)
     feed = StudentFeed(
         lambda unit: (batch_of(unit), batch_of(unit)),
-        TeacherSide(receiver=receiver, plan=plan, mesh=topology.layout.teacher),
-        stage=STAGE,
+        ChannelFeatures(receiver, plan, topology.layout.teacher, with_questions=STAGE.with_questions),
         counts_of_step=lambda _: COUNTS,
         device=topology.device,
     )

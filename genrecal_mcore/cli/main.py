@@ -5,7 +5,19 @@
 
 import typer
 
-from genrecal_mcore.cli import data, demo, diagnose, evaluate, explain, export, plan, report, trace, train
+from genrecal_mcore.cli import (
+    cache,
+    data,
+    demo,
+    diagnose,
+    evaluate,
+    explain,
+    export,
+    plan,
+    report,
+    trace,
+    train,
+)
 from genrecal_mcore.cli.leaving import leave, say
 
 app = typer.Typer(
@@ -16,6 +28,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("cache")(cache.cache)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("diagnose")(diagnose.diagnose)

@@ -43,6 +43,7 @@ def plan(
     models = planning.models_in_folders(run_config)
     planning.check_loss_budget(run_config, models)
     kinds = planning.plan_memory(run_config, layout, models)
+    about_cache = planning.cache_lines(run_config)
 
     console = table_console()
     first, *others = planning.memory_header(kinds)
@@ -55,7 +56,7 @@ def plan(
     table.add_section()
     table.add_row(*total, style="bold")
     console.print(table)
-    for note in planning.notes(kinds):
+    for note in [*planning.notes(kinds), *about_cache]:
         console.print(note, soft_wrap=True)
 
     available_bytes = available_memory(run_config, gpu_memory_gib)

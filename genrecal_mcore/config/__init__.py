@@ -7,6 +7,7 @@ from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_
 from genrecal_mcore.config.loading import ConfigError, load_run_config, write_run_config
 from genrecal_mcore.config.run_config import (
     TWO_HEAD_METHODS,
+    CacheRows,
     DataConfig,
     DataSource,
     LoraConfig,
@@ -14,6 +15,7 @@ from genrecal_mcore.config.run_config import (
     Positions,
     PositionWeighting,
     RunConfig,
+    TeacherConfig,
     TrainConfig,
 )
 from genrecal_mcore.config.teacher_manifest import (
@@ -27,6 +29,7 @@ from genrecal_mcore.config.teacher_manifest import (
 
 __all__ = [
     "TWO_HEAD_METHODS",
+    "CacheRows",
     "ConfigError",
     "DataConfig",
     "DataSource",
@@ -38,6 +41,7 @@ __all__ = [
     "PositionWeighting",
     "Positions",
     "RunConfig",
+    "TeacherConfig",
     "TeacherManifest",
     "TrainConfig",
     "family_of_hf_config",

@@ -15,6 +15,7 @@ from genrecal_mcore.config.run_config import (
     LossConfig,
     RecalibratorConfig,
     RunConfig,
+    TeacherConfig,
 )
 
 
@@ -82,6 +83,7 @@ def contradictions(config: RunConfig) -> list[str]:
     """Return what is wrong with a configuration whose keys are right one by one."""
     return [
         *_teacher_contradictions(config),
+        *_cache_contradictions(config),
         *_start_contradictions(config),
         *_method_contradictions(config),
         *_recalibrator_contradictions(config),
@@ -94,7 +96,7 @@ def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
     label = f"method {config.method}, stage {config.stage}"
     needs_teacher = config.method != "sft" and config.stage in (1, 2)
     for key, value in (("mesh.teacher", config.mesh.teacher), ("teacher.checkpoint", config.teacher)):
-        if needs_teacher and value is None:
+        if needs_teacher and value is None and not (config.reads_cache and key == "mesh.teacher"):
             yield f"{key} is missing; {label} needs a teacher"
         if not needs_teacher and value is not None:
             yield f"{key} is set, but {label} has no teacher; remove it"
@@ -106,6 +108,24 @@ def _teacher_contradictions(config: RunConfig) -> Iterator[str]:
             f"mesh.teacher.layers_per_stage {list(mesh.layers_per_stage)} has {len(mesh.layers_per_stage)} "
             f"entries, but mesh.teacher.pp is {mesh.pp}; give one number a stage"
         )
+
+
+def _cache_contradictions(config: RunConfig) -> Iterator[str]:
+    teacher = config.teacher
+    if teacher is None:
+        return
+    if teacher.read_cache is not None and config.mesh.teacher is not None:
+        yield (
+            "mesh.teacher is set, but teacher.read_cache takes the teacher's features from files; set "
+            "mesh.teacher to null or remove teacher.read_cache"
+        )
+    if teacher.read_cache is not None and teacher.write_cache is not None:
+        yield "teacher.read_cache and teacher.write_cache are both set; remove one of them"
+    if teacher.write_cache is None:
+        for key in ("cache_rows", "cache_shard_mib"):
+            if getattr(teacher, key) != TeacherConfig.model_fields[key].default:
+                value = getattr(teacher, key)
+                yield f"teacher.{key} is {value}, but no teacher.write_cache is set; set it or remove the key"
 
 
 def _start_contradictions(config: RunConfig) -> Iterator[str]:

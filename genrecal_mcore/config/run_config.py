@@ -15,6 +15,7 @@ TWO_HEAD_METHODS: tuple[str, ...] = get_args(TwoHeadMethod)
 Method = Literal["genrecal", "sft", TwoHeadMethod]
 Positions = Literal["all", "answers"]
 PositionWeighting = Literal["tokens", "boundary_and_rest"]
+CacheRows = Literal["answers", "all"]
 
 
 class _Section(BaseModel):
@@ -132,6 +133,22 @@ class TeacherConfig(_Section):
 
     checkpoint: Path
     """Folder written by `checkpoint_tools/hf2mcore.py`."""
+    read_cache: Path | None = None
+    """Feature cache to read instead of running the teacher: the job then has student ranks only."""
+    write_cache: Path | None = None
+    """Feature cache to which the student ranks add the features that they receive, of samples that it lacks.
+    """
+    cache_rows: CacheRows = "answers"
+    """Rows of a cache that is written: `answers` are what stage 2 needs, `all` what stage 1 with the
+    regularizer does.
+    """
+    cache_shard_mib: float = Field(default=1024, gt=0)
+    """Size of the files that are written; each student rank holds one in host memory until it is full."""
+
+    @property
+    def writes_questions(self) -> bool:
+        """Whether a cache is written that holds every row."""
+        return self.write_cache is not None and self.cache_rows == "all"
 
 
 class LoraConfig(_Section):
@@ -280,6 +297,11 @@ class RunConfig(_Section):
     def compares_heads(self) -> bool:
         """Whether this run compares the distributions that both models' own heads give."""
         return self.stage == 2 and self.method in TWO_HEAD_METHODS
+
+    @property
+    def reads_cache(self) -> bool:
+        """Whether a feature cache stands in for teacher ranks."""
+        return self.teacher is not None and self.teacher.read_cache is not None
 
     @property
     def most_unit_tokens(self) -> int:

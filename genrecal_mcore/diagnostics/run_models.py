@@ -22,7 +22,7 @@ from genrecal_mcore.models import (
 from genrecal_mcore.parallel import MeshSpec, create_mesh_groups
 from genrecal_mcore.training.answer_inputs import AnswerInputs, answer_inputs_of
 from genrecal_mcore.training.checkpoint import read_run_state
-from genrecal_mcore.training.job import choose_device, start_process_group
+from genrecal_mcore.training.joining import choose_device, start_process_group
 from genrecal_mcore.training.student_assembly import apply_result, recalibrator_of, result_of
 
 

@@ -6,6 +6,7 @@ from genrecal_mcore.observability.logging_setup import set_up_logging, stderr_co
 from genrecal_mcore.observability.metrics import METRIC_FIELDS, MetricsWriter, MetricValue, read_metrics
 from genrecal_mcore.observability.progress import CountLine, ProgressLine
 from genrecal_mcore.observability.report import write_report
+from genrecal_mcore.observability.sizes import size_text
 from genrecal_mcore.observability.trace import write_trace
 from genrecal_mcore.observability.versions import versions_text
 
@@ -20,6 +21,7 @@ __all__ = [
     "read_diagnostics",
     "read_metrics",
     "set_up_logging",
+    "size_text",
     "stderr_console",
     "versions_text",
     "write_report",

@@ -123,9 +123,11 @@ def step_text(metrics: Mapping[str, MetricValue]) -> str:
     """Return the short text of one step: loss, seconds, who waited in it, answer tokens a second."""
     step_s = _number(metrics["step_s"])
     parts = [f"loss {_number(metrics['loss']):.4f}", f"{step_s:.2f} s a step"]
-    if metrics["student_wait_s"] is not None and metrics["teacher_wait_s"] is not None:
-        student_s, teacher_s = metrics["student_wait_s"], metrics["teacher_wait_s"]
+    student_s, teacher_s = metrics["student_wait_s"], metrics["teacher_wait_s"]
+    if student_s is not None and teacher_s is not None:
         parts.append(f"waited {student_s:.2f} s for the teacher, {teacher_s:.2f} s for the student")
+    elif student_s is not None:
+        parts.append(f"waited {student_s:.2f} s for the feature cache")
     if step_s > 0:
         parts.append(f"{_number(metrics['answer_tokens_student']) / step_s:.0f} answer tokens/s")
     return "  ".join(parts)

@@ -16,6 +16,7 @@ from genrecal_mcore.observability.diagnostics_table import diagnostics_tables, r
 from genrecal_mcore.observability.evaluation_table import EvaluationTable
 from genrecal_mcore.observability.metrics import MetricValue, read_metrics
 from genrecal_mcore.observability.report_page import PAGE
+from genrecal_mcore.observability.sizes import size_text
 from genrecal_mcore.status import read_statuses, status_paths
 
 if TYPE_CHECKING:
@@ -162,10 +163,7 @@ def _duration(seconds: float) -> str:
 
 
 def _bytes(num_bytes: float) -> str:
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return "-" if num_bytes == 0 else f"{num_bytes:.0f} B"
+    return size_text(num_bytes) if num_bytes else "-"
 
 
 def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,6 +5,7 @@ estimate).
 """
 
 from genrecal_mcore.planning.checks import check_loss_budget, check_nodes, check_run
+from genrecal_mcore.planning.feature_cache import cache_lines
 from genrecal_mcore.planning.fit import check_fits
 from genrecal_mcore.planning.memory import plan_memory
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels, PlannedTeacher, models_in_folders
@@ -17,6 +18,7 @@ __all__ = [
     "PlannedModels",
     "PlannedTeacher",
     "RankKind",
+    "cache_lines",
     "check_fits",
     "check_loss_budget",
     "check_nodes",

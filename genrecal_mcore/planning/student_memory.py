@@ -138,8 +138,9 @@ def received_bytes(config: RunConfig, models: PlannedModels) -> int:
     """Return the payloads `[t, h_t]` of the units that are posted ahead and of the one in work.
 
     A unit has at most as many rows as tokens: all of them in stage 1 with the regularizer, and in
-    stage 2 its answers.
+    stage 2 its answers. Those that are read ahead from a feature cache wait in host memory.
     """
     assert models.teacher is not None
     row = models.teacher.language.hidden_size * models.teacher.model.element_size
-    return (config.transfer.prefetch + 1) * config.most_unit_tokens * row
+    ahead = 0 if config.reads_cache else config.transfer.prefetch
+    return (ahead + 1) * config.most_unit_tokens * row

@@ -3,6 +3,7 @@
 Start with `stages`, then `student_loop` and `teacher_loop`; `run` puts a rank into its role.
 """
 
+from genrecal_mcore.training.cache_pass import write_feature_cache
 from genrecal_mcore.training.ending import EXIT_PREEMPTED, RunPreempted
 from genrecal_mcore.training.export import export_student, exported_student
 from genrecal_mcore.training.run import train
@@ -16,4 +17,5 @@ __all__ = [
     "exported_student",
     "stage_of",
     "train",
+    "write_feature_cache",
 ]

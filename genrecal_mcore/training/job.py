@@ -3,23 +3,16 @@
 What the rank then does is in `run`.
 """
 
-import logging
-import os
-import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
-from genrecal_mcore.config import RunConfig, validate_teacher_folder, write_run_config
+from genrecal_mcore.config import RunConfig, load_teacher_manifest, validate_teacher_folder
 from genrecal_mcore.data import (
     BatchShape,
     ModelProcessor,
     SampleIndex,
-    SampleOrder,
+    StepOrder,
     UnitLoader,
     View,
     batch_shape,
@@ -30,23 +23,23 @@ from genrecal_mcore.data import (
     load_processors,
     num_microbatches,
     sample_order,
+    samples_of_unit,
     unit_samples,
     write_skipped,
 )
 from genrecal_mcore.layouts import open_checkpoint
 from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.native import model_config
-from genrecal_mcore.observability import set_up_logging, versions_text
-from genrecal_mcore.parallel import Layout, Topology, build_topology, install_cpu_shims
-from genrecal_mcore.status import RankStatus, StatusRecord, status_path
+from genrecal_mcore.parallel import Layout, Topology, build_topology
+from genrecal_mcore.status import RankStatus
+from genrecal_mcore.training.cache_setup import CacheToRead, CacheToWrite, check_caches, set_up_cache
 from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
 from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.integrity import newest_whole
+from genrecal_mcore.training.joining import RankSetup, decided_by_first_rank, gather_over_world
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.training.tracing import begin_trace
-from genrecal_mcore.transfer import Unit, edges
-
-logger = logging.getLogger(__name__)
+from genrecal_mcore.transfer import RoutePlan, Unit, edges, units_of_replica, units_of_student
 
 NUM_TRIAL_RECORDS = 8
 """Records that are looked at before a job."""
@@ -60,13 +53,17 @@ class Job:
     stage: Stage
     topology: Topology
     index: SampleIndex
-    order: SampleOrder
+    order: StepOrder
     batch: BatchShape
     processors: dict[str, ModelProcessor | None]
     checkpoint: Path | None
     """Where a resumed run goes on from; None for a fresh one."""
     first_step: int
     """The step that this start of the run begins with."""
+    last_step: int
+    """The step before which it ends."""
+    cache: CacheToRead | CacheToWrite | None
+    """Feature cache that stands in for the teacher ranks, or that they fill."""
     status: RankStatus
     stop: StopRequest
 
@@ -90,15 +87,50 @@ class Job:
         """Return how many microbatches a step has, the same on every rank."""
         return num_microbatches(self.order, step=step, batch=self.batch)
 
+    @property
+    def route_plan(self) -> RoutePlan:
+        """Return who serves whom."""
+        layout = self.topology.layout
+        assert layout.teacher is not None
+        return RoutePlan(
+            accumulation_steps=self.batch.accumulation_steps,
+            microbatches_of=None if self.batch.unit_tokens is None else self.num_microbatches,
+            student_dp=layout.student.dp,
+            teacher_dp=layout.teacher.dp,
+        )
+
+    def units_of_replica(self, replica: int) -> Iterator[Unit]:
+        """Yield the units that a teacher replica serves, from the job's first step to the last."""
+        units = units_of_replica(replica, self.route_plan, self.first_step, self.last_step)
+        return (unit for unit in units if self._has_samples(unit))
+
+    def units_of_student(self) -> Iterator[Unit]:
+        """Yield this student rank's units from the job's first step to the last."""
+        assert self.topology.student_group is not None
+        units = units_of_student(
+            self.topology.student_group.rank(),
+            num_microbatches=self.num_microbatches,
+            first_step=self.first_step,
+            last_step=self.last_step,
+        )
+        return (unit for unit in units if self._has_samples(unit))
+
+    def samples_of(self, unit: Unit) -> tuple[int, ...]:
+        """Return the samples of a unit, by number, in the order in which its microbatch packs them."""
+        at = {"step": unit.step, "microbatch": unit.microbatch, "student_rank": unit.student_rank}
+        return samples_of_unit(self.order, **at, batch=self.batch)
+
+    def _has_samples(self, unit: Unit) -> bool:
+        """Tell whether a unit is not empty: in the last step of a pass over each sample once some may be."""
+        return unit.step < self.last_step - 1 or bool(self.samples_of(unit))
+
 
 def check_inputs(config: RunConfig, layout: Layout) -> None:
     """Raise `ValueError` for checkpoints that are damaged or that the mesh cannot hold."""
     check_student_folder(config.student.checkpoint)
     check_checkpointed_layers(config)
-    if config.teacher is not None and layout.teacher is not None:
-        spec = validate_teacher_folder(config.teacher.checkpoint).language
-        mesh = layout.teacher
-        spec.check_divisible(tp=mesh.tp, pp=mesh.pp, layers_per_stage=mesh.layers_per_stage)
+    check_teacher(config, layout)
+    check_caches(config)
     if config.init_from is not None and latest_checkpoint(config.init_from) is None:
         raise ValueError(
             f"init_from: {config.init_from} holds no checkpoint; train that run first or name another"
@@ -117,6 +149,14 @@ def check_pair(config: RunConfig) -> None:
     check_shared_tokens(
         config, processors, first_samples(config.data, processors, num_records=NUM_TRIAL_RECORDS)
     )
+
+
+def check_teacher(config: RunConfig, layout: Layout) -> None:
+    """Raise `ValueError` for a teacher whose files are not all there, or that its mesh cannot hold."""
+    mesh = layout.teacher
+    if config.teacher is not None and mesh is not None:
+        spec = validate_teacher_folder(config.teacher.checkpoint).language
+        spec.check_divisible(tp=mesh.tp, pp=mesh.pp, layers_per_stage=mesh.layers_per_stage)
 
 
 def check_checkpointed_layers(config: RunConfig) -> None:
@@ -147,125 +187,68 @@ def check_run_dir(config: RunConfig, *, resume: bool) -> None:
         raise ValueError(f"run.dir: {folder} holds no run to resume; leave out --resume or name another")
 
 
-def choose_device(config: RunConfig) -> torch.device:
-    """Return this rank's device; `auto` takes CUDA where there is one."""
-    kind = config.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if kind == "cpu":
-        install_cpu_shims()
-        return torch.device("cpu")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
-
-
-def start_process_group(config: RunConfig, *, rank: int, world_size: int, device: torch.device) -> bool:
-    """Join the job: NCCL on CUDA, gloo on CPU; a single process needs no rendezvous.
-
-    Returns whether this call made the group; a caller that made one itself keeps it.
-    """
-    if dist.is_initialized():
-        return False
-    store = dist.HashStore() if world_size == 1 and "MASTER_ADDR" not in os.environ else None
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        rank=rank,
-        world_size=world_size,
-        store=store,
-        timeout=timedelta(seconds=config.transfer.timeout_s),
-        device_id=device if device.type == "cuda" else None,
-    )
-    return True
-
-
-def set_up_run_dir(config: RunConfig, layout: Layout, *, rank: int) -> RankStatus:
-    """Make the run folder, this rank's log file and its status; the config is written once, by rank 0."""
-    dist.barrier()  # every rank has looked for an earlier run before rank 0 makes one
-    role = layout.who(rank).partition("(")[2].rstrip(")")
-    set_up_logging(config.run.dir, rank=rank, role=role, speaks=rank == layout.student.rank_offset)
-    if rank == 0:
-        write_run_config(config, config.run.dir / "config.yaml")
-        (config.run.dir / "versions.txt").write_text(versions_text(), encoding="utf-8")
-    logger.info("one of %d ranks on %s", layout.world_size, platform.node())
-    record = StatusRecord(
-        rank=rank, role=role, host=platform.node(), pid=os.getpid(), world_size=layout.world_size
-    )
-    return RankStatus(status_path(config.run.dir, rank), record)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankSetup:
-    """What a rank is given before the job is set up."""
-
-    rank: int
-    device: torch.device
-    status: RankStatus
-    stop: StopRequest
-
-
 def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: bool) -> Job:
     """Check the data, make the groups, find the checkpoint to go on from (collective over the world)."""
-    rank, stage = setup.rank, stage_of(config)
-    setup.status.at("checks the data, with all ranks")
-    processors = load_processors(config)
-    index = build_index(
-        config.data, processors, rank=rank, world_size=layout.world_size, gather=gather_over_world
-    )
-    check_positions(config, index)
-    if config.compares_heads:
-        check_shared_tokens(config, processors, zip(index.samples, index.facts, strict=True))
-    if rank == 0:
-        write_skipped(config.run.dir / "skipped.jsonl", index)
-    checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=rank) if resume else None
+    processors, index = checked_data(config, layout, setup)
+    cache = set_up_cache(config, index, setup, world_size=layout.world_size)
+    checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=setup.rank) if resume else None
     first_step = read_run_state(checkpoint).step if checkpoint else 0
-    setup.status.at("makes process groups, with all ranks")
+    topology = made_topology(layout, setup)
     begin_trace(config, setup.status, first_step=first_step)
-    served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
     return Job(
         config=config,
-        stage=stage,
-        topology=build_topology(layout, rank=rank, device=setup.device, served_pairs=served),
+        stage=stage_of(config),
+        topology=topology,
         index=index,
         order=sample_order(config, index),
         batch=batch_shape(config),
         processors=processors,
         checkpoint=checkpoint,
         first_step=first_step,
+        last_step=config.train.steps,
+        cache=cache,
         status=setup.status,
         stop=setup.stop,
     )
 
 
+def checked_data(
+    config: RunConfig, layout: Layout, setup: RankSetup
+) -> tuple[dict[str, ModelProcessor | None], SampleIndex]:
+    """Return both models' processors and the samples that pass their checks (collective over the world)."""
+    setup.status.at("checks the data, with all ranks")
+    processors = load_processors(config)
+    index = build_index(
+        config.data, processors, rank=setup.rank, world_size=layout.world_size, gather=gather_over_world
+    )
+    check_positions(config, index)
+    if config.compares_heads:
+        check_shared_tokens(config, processors, zip(index.samples, index.facts, strict=True))
+    if setup.rank == 0:
+        write_skipped(config.run.dir / "skipped.jsonl", index)
+    return processors, index
+
+
+def made_topology(layout: Layout, setup: RankSetup) -> Topology:
+    """Make the job's process groups (collective over the world)."""
+    setup.status.at("makes process groups, with all ranks")
+    served = edges(layout.student.dp, layout.teacher.dp) if layout.teacher else ()
+    return build_topology(layout, rank=setup.rank, device=setup.device, served_pairs=served)
+
+
 def _checkpoint_to_go_on_from(run_dir: Path, *, rank: int) -> Path | None:
     """Return the newest whole checkpoint, chosen by rank 0 for all (collective over the world)."""
-    found: list[Path | str | None] = [None]
-    if rank == 0:
-        try:
-            found[0] = newest_whole(checkpoints_of(run_dir))
-        except ValueError as error:
-            found[0] = str(error)
-    dist.broadcast_object_list(found, src=0)
-    if isinstance(found[0], str):
-        raise ValueError(found[0])
-    return found[0]
+    return decided_by_first_rank(lambda: newest_whole(checkpoints_of(run_dir)), rank=rank)
 
 
 def check_positions(config: RunConfig, index: SampleIndex) -> None:
     """Raise `ValueError` when a sample is longer than the positions that the teacher's RoPE was made for."""
     if config.teacher is None:
         return
-    limit = validate_teacher_folder(config.teacher.checkpoint).language.max_position_embeddings
+    limit = load_teacher_manifest(config.teacher.checkpoint).language.max_position_embeddings
     longest = max(facts.teacher_tokens for facts in index.facts)
     if longest > limit:
         raise ValueError(
             f"data.max_tokens: a sample has {longest} tokens, but the teacher has {limit} positions; "
             f"set data.max_tokens to {limit} to skip such samples"
         )
-
-
-def gather_over_world(local: list) -> list[list]:
-    """All-gather a list of plain records over the world."""
-    gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, local)
-    return gathered

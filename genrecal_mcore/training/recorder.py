@@ -11,8 +11,8 @@ import torch.distributed as dist
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.observability import MetricsWriter, MetricValue, ProgressLine
 from genrecal_mcore.status import Activity
+from genrecal_mcore.training.features import Waits
 from genrecal_mcore.training.stages import Stage
-from genrecal_mcore.training.student_feed import Waits
 from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 from genrecal_mcore.training.unit_sums import GRADIENT_SQUARES, LOSS_TERMS, SUM_NAMES
 
@@ -94,7 +94,7 @@ class StepRecorder:
         local = torch.tensor(
             [
                 waits.student_s - self.before.student_s,
-                waits.teacher_s - self.before.teacher_s,
+                (waits.teacher_s or 0.0) - (self.before.teacher_s or 0.0),
                 waits.bytes_received - self.before.bytes_received,
                 *(seconds[activity] - self.seconds_before[activity] for activity in MEASURED),
             ],
@@ -121,7 +121,7 @@ class StepRecorder:
             "step_s": record.seconds,
             **{name: totals[name] / ranks for name in MEASURED.values()},
             "student_wait_s": totals["student_wait_s"] / ranks if stage.has_teacher else None,
-            "teacher_wait_s": totals["teacher_wait_s"] / ranks if stage.has_teacher else None,
+            "teacher_wait_s": totals["teacher_wait_s"] / ranks if self.before.teacher_s is not None else None,
             "bytes_received": int(totals["bytes_received"]) if stage.has_teacher else None,
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "grad_norm": float(record.grad_norm),

@@ -39,6 +39,8 @@ class Stage:
     """Of both models' own heads: traditional distillation."""
     position_weighting: PositionWeighting = "tokens"
     """Of both paths."""
+    caches_questions: bool = False
+    """Whether the teacher's question rows are sent for a cache, although no loss may read them."""
 
     @property
     def has_recalibrator(self) -> bool:
@@ -48,7 +50,8 @@ class Stage:
     @property
     def with_questions(self) -> bool:
         """Whether the payload holds the teacher's question rows."""
-        return self.teacher_path or self.comparison is not None and self.comparison.positions == "all"
+        compares_all = self.comparison is not None and self.comparison.positions == "all"
+        return self.teacher_path or compares_all or self.caches_questions
 
 
 _STAGES = {
@@ -78,6 +81,8 @@ def stage_of(config: RunConfig) -> Stage:
     """Return the row of the table that a run asks for, with its switches applied."""
     stage = _STAGES[config.method, config.stage]
     stage = replace(stage, position_weighting=config.loss.position_weighting)
+    if config.teacher is not None:
+        stage = replace(stage, caches_questions=config.teacher.writes_questions)
     if config.stage == 1:
         return replace(stage, teacher_path=config.recalibrator.regularizer)
     if config.stage == 2 and stage.has_recalibrator:
@@ -89,3 +94,9 @@ def stage_of(config: RunConfig) -> Stage:
         )
         return replace(stage, comparison=comparison)
     return stage
+
+
+def stage_of_cache(config: RunConfig) -> Stage:
+    """Return what a pass is that only writes the teacher's features: nothing learns, there is no loss."""
+    assert config.teacher is not None
+    return Stage(student_learns="nothing", has_teacher=True, caches_questions=config.teacher.writes_questions)

@@ -1,7 +1,7 @@
 """Hands the student loop one unit after another: its own batch, the teacher's tokens, the teacher's features.
 
-Receives are posted `prefetch` units ahead of the one in work, so that features travel while the student
-computes.
+Features are asked for `prefetch` units ahead of the one in work, so that they travel, or are read, while the
+student computes.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -9,38 +9,15 @@ from dataclasses import dataclass
 
 import torch
 
-from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, SampleOrder, payload_rows
-from genrecal_mcore.parallel import MeshSpec
+from genrecal_mcore.data import BatchShape, Microbatch, SampleIndex, StepOrder
 from genrecal_mcore.training.ahead import begun_ahead
 from genrecal_mcore.training.answer_inputs import AnswerInputs
-from genrecal_mcore.training.stages import Stage
+from genrecal_mcore.training.features import FeatureSource, Waits
 from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
-from genrecal_mcore.transfer import FeatureReceiver, RoutePlan, Unit, owner_of_rows, unit_digest
+from genrecal_mcore.transfer import Unit
 
 LoadUnit = Callable[[Unit], tuple[Microbatch, ...]]
 """Loads the next unit: the student's batch and, where there is a teacher, the same samples in its tokens."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TeacherSide:
-    """What a student rank knows of the teacher: its mesh, its routes and the channel from it."""
-
-    receiver: FeatureReceiver
-    plan: RoutePlan
-    mesh: MeshSpec
-    answers: AnswerInputs | None = None
-    """None where the Recalibrator reads the teacher's features of the answers."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waits:
-    """Running totals of one student rank."""
-
-    student_s: float = 0.0
-    """Seconds this rank waited for features."""
-    teacher_s: float = 0.0
-    """Seconds the slowest-served teacher replica waited for students."""
-    bytes_received: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +25,7 @@ class StepTokens:
     """Counts the tokens of whole steps from the index, without a word to other ranks."""
 
     index: SampleIndex
-    order: SampleOrder
+    order: StepOrder
     batch: BatchShape
 
     def of_step(self, step: int) -> StepCounts:
@@ -69,30 +46,23 @@ class StudentFeed:
     def __init__(
         self,
         load: LoadUnit,
-        teacher: TeacherSide | None,
+        features: FeatureSource | None,
         *,
-        stage: Stage,
+        answers: AnswerInputs | None = None,
         counts_of_step: Callable[[int], StepCounts],
         device: torch.device,
     ) -> None:
+        """`features`: None where no teacher takes part; `answers`: what stands for some of them, if any."""
         self.load = load
-        self.teacher = teacher
-        self.stage = stage
+        self.features = features
+        self.answers = answers
         self.counts_of_step = counts_of_step
         self.device = device
-        self.teacher_waited_s: dict[int, float] = {}
-        """Seconds that each teacher replica waited for students so far, as its last header said."""
 
     @property
-    def waits(self) -> "Waits":
+    def waits(self) -> Waits:
         """What waiting and transfer have cost this rank so far."""
-        if self.teacher is None:
-            return Waits()
-        return Waits(
-            student_s=self.teacher.receiver.waited_s,
-            teacher_s=max(self.teacher_waited_s.values(), default=0.0),
-            bytes_received=self.teacher.receiver.bytes_received,
-        )
+        return Waits() if self.features is None else self.features.waits
 
     def units(self, planned: Iterable[Unit], *, prefetch: int) -> Iterator[StudentUnit]:
         """Yield the planned units in order."""
@@ -100,20 +70,11 @@ class StudentFeed:
             yield self._finish(unit, batches)
 
     def _begin(self, unit: Unit) -> tuple[Microbatch, ...]:
-        """Load a unit and post the receives for its features."""
+        """Load a unit and ask for its features."""
         batches = self.load(unit)
-        if self.teacher is None:
-            return batches
-        _, batch = batches
-        rows = payload_rows(batch.answer_spans, batch.lengths, with_questions=self.stage.with_questions)
-        owner = owner_of_rows(
-            rows,
-            tp=self.teacher.mesh.tp,
-            padded_length=batch.input_ids.shape[1],
-            sequence_parallel=self.teacher.mesh.sequence_parallel,
-        )
-        digest = unit_digest(batch.sample_ids, batch.lengths, batch.answer_spans)
-        self.teacher.receiver.post(unit, digest, owner, self.teacher.plan.replica_of(unit))
+        if self.features is not None:
+            _, teacher_batch = batches
+            self.features.begin(unit, teacher_batch)
         return batches
 
     def _finish(self, unit: Unit, batches: tuple[Microbatch, ...]) -> StudentUnit:
@@ -121,13 +82,11 @@ class StudentFeed:
         batch, *of_teacher = batches
         teacher_batch = of_teacher[0] if of_teacher else None
         payload = answers = None
-        if self.teacher is not None:
+        if self.features is not None:
             assert teacher_batch is not None
-            received = self.teacher.receiver.take(unit)
-            payload = received.rows
-            self.teacher_waited_s[self.teacher.plan.replica_of(unit)] = received.teacher_waited_s
-            if self.teacher.answers is not None:
-                answers = self.teacher.answers.of_unit(teacher_batch, unit.step, self.device)
+            payload = self.features.take(unit, teacher_batch)
+            if self.answers is not None:
+                answers = self.answers.of_unit(teacher_batch, unit.step, self.device)
         return StudentUnit(
             student=batch.to(self.device),
             teacher=teacher_batch,

@@ -13,6 +13,7 @@ from genrecal_mcore.parallel import seed_unit
 from genrecal_mcore.status import Activity, RankStatus, Unit
 from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.ending import RunPreempted
+from genrecal_mcore.training.features import FeatureSource
 from genrecal_mcore.training.optimizer import learning_rate
 from genrecal_mcore.training.recorder import StepRecord, StepRecorder
 from genrecal_mcore.training.student_module import StudentModule
@@ -28,6 +29,8 @@ class StudentRank:
     """Under FSDP2 over the student group."""
     optimizer: torch.optim.AdamW
     units: Iterator[StudentUnit]
+    features: FeatureSource | None
+    """Where `units` take the teacher's features from; to be closed."""
     num_microbatches: Callable[[int], int]
     """Of a step: how many of `units` it takes."""
     recorder: StepRecorder

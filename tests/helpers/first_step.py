@@ -24,7 +24,8 @@ from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.parallel import install_cpu_shims, layout_of
 from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.ending import StopRequest
-from genrecal_mcore.training.job import RankSetup, set_up_job
+from genrecal_mcore.training.job import set_up_job
+from genrecal_mcore.training.joining import RankSetup
 from genrecal_mcore.training.recorder import StepRecord
 from genrecal_mcore.training.run import build_student_rank, run_teacher_rank, student_loader
 from genrecal_mcore.training.student_loop import accumulate_gradients, gradient_norm

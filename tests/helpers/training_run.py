@@ -1,8 +1,8 @@
 """Runs whole training runs on a pool rank, undisturbed or killed."""
 
 import os
-import resource
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.observability import read_metrics
-from genrecal_mcore.training import train
+from genrecal_mcore.training import train, write_feature_cache
 from genrecal_mcore.training.checkpoint_writer import CheckpointWriter
 from genrecal_mcore.training.recorder import StepRecorder
+from genrecal_mcore.training.written_features import WrittenFeatures
 from genrecal_mcore.transfer import FeatureSender
+from tests.helpers.full_disk import full_disk
 
 MEASURED_FIELDS = (
     "step_s",
@@ -46,6 +48,25 @@ def resume_run(raw_config: dict[str, Any]) -> None:
     train_run(raw_config, resume=True)
 
 
+def run_cache_pass(raw_config: dict[str, Any], *, stop_file: Path | None = None) -> None:
+    """Fill `teacher.write_cache` as `genrecal cache` does."""
+    write_feature_cache(RunConfig.model_validate(raw_config), stop_file=stop_file)
+
+
+def cache_until_student_dies(raw_config: dict[str, Any], dying_rank: int, num_units: int) -> None:
+    """Fill a cache, and kill -9 one student rank when it has taken so many units."""
+    take, taken = WrittenFeatures.take, []
+
+    def take_and_die(self: WrittenFeatures, unit: Any, batch: Any) -> Any:
+        taken.append(take(self, unit, batch))
+        if dist.get_rank() == dying_rank and len(taken) == num_units:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return taken[-1]
+
+    WrittenFeatures.take = take_and_die  # type: ignore[method-assign]
+    run_cache_pass(raw_config)
+
+
 def train_until_student_dies(raw_config: dict[str, Any], dying_rank: int, last_step: int) -> None:
     """Train, and kill -9 one student rank once it has finished `last_step`."""
     record = StepRecorder.record
@@ -73,18 +94,13 @@ def train_until_teacher_dies(raw_config: dict[str, Any], dying_rank: int, last_s
 
 
 def train_on_a_full_disk(raw_config: dict[str, Any], full_at: int) -> None:
-    """Train; while the checkpoint of step `full_at` is written, no file may become larger than 2000 bytes."""
+    """Train; the disk is full while the checkpoint of step `full_at` is written."""
     save = CheckpointWriter.save
 
     def limited(self: CheckpointWriter, state: Any, tensors: Any) -> None:
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        if state.step == full_at:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-        try:
+        with full_disk() if state.step == full_at else nullcontext():
             save(self, state, tensors)
             self.wait()  # the limit holds for the whole process, the metrics' file too
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     CheckpointWriter.save = limited  # type: ignore[method-assign]
     try:
