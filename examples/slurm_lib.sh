@@ -16,18 +16,21 @@ else
 fi
 
 # Before the time limit or a preemption Slurm sends USR1 (--signal=B:USR1@...). The ranks see this file, finish their step,
-# write a checkpoint and leave; the job goes back into the queue and, once started again, on from there.
+# write a checkpoint (or their shards) and leave; the job goes back into the queue and, once started again, on from there.
 STOP_FILE=$PWD/.stop_$SLURM_JOB_ID
 
-# train TEACHER_NODES RANKS_PER_TEACHER_NODE RANKS_PER_STUDENT_NODE ARGUMENTS...: one torchrun a node, the teacher's nodes
+# What every rank runs, with options of its own that plan does not know.
+VERB=(train --resume-or-begin)
+
+# launch TEACHER_NODES RANKS_PER_TEACHER_NODE RANKS_PER_STUDENT_NODE ARGUMENTS...: one torchrun a node, the teacher's nodes
 # first, so that its ranks are the first of the job. Ends as the run does, or goes back into the queue when Slurm asked.
-train() {
+launch() {
     local -x TEACHER_NODES=$1 TEACHER_RANKS=$2 STUDENT_RANKS=$3 MASTER_ADDR MASTER_PORT
     shift 3
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
     rm -f "$STOP_FILE"
-    trap 'echo "$(date +%T) asked to stop: the step ends, a checkpoint is written"; touch "$STOP_FILE"' USR1
+    trap 'echo "$(date +%T) asked to stop: the step ends and is saved"; touch "$STOP_FILE"' USR1
 
     # A layout that does not fit ends here, in seconds.
     local ranks=$((TEACHER_NODES * TEACHER_RANKS + (SLURM_NNODES - TEACHER_NODES) * STUDENT_RANKS))
@@ -41,8 +44,8 @@ train() {
         if ((SLURM_NODEID < TEACHER_NODES)); then ranks=$TEACHER_RANKS; fi
         exec python -m torch.distributed.run --nnodes="$SLURM_NNODES" --node-rank="$SLURM_NODEID" \
             --nproc-per-node="$ranks" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" \
-            -m genrecal_mcore.cli.main train "$@"' \
-        bash "$@" --resume-or-begin --stop-file "$STOP_FILE" & # in the background: bash then takes signals at once
+            -m genrecal_mcore.cli.main "$@"' \
+        bash "${VERB[@]}" "$@" --stop-file "$STOP_FILE" & # in the background: bash then takes signals at once
     local run=$! code=0
     wait "$run" || code=$?
     while kill -0 "$run" 2>/dev/null; do # a signal ends wait, not the run

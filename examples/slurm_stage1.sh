@@ -19,4 +19,4 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 # shellcheck source=examples/slurm_lib.sh
 source examples/slurm_lib.sh
-train "$TEACHER_NODES" "$RANKS_PER_TEACHER_NODE" "$RANKS_PER_STUDENT_NODE" "$CONFIG" "$@"
+launch "$TEACHER_NODES" "$RANKS_PER_TEACHER_NODE" "$RANKS_PER_STUDENT_NODE" "$CONFIG" "$@"

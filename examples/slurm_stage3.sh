@@ -17,4 +17,4 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this script with sbatch}"
 # shellcheck source=examples/slurm_lib.sh
 source examples/slurm_lib.sh
-train 0 0 "$RANKS_PER_STUDENT_NODE" "$CONFIG" "$@"
+launch 0 0 "$RANKS_PER_STUDENT_NODE" "$CONFIG" "$@"
