@@ -42,7 +42,7 @@ def plan(
         planning.check_nodes(layout, teacher_ranks_per_node=teacher_ranks_per_node)
     models = planning.models_in_folders(run_config)
     planning.check_loss_budget(run_config, models)
-    kinds = planning.plan_memory(run_config, layout, models)
+    kinds = planning.plan_memory(run_config, layout, planning.count_models(run_config, models))
     about_cache = planning.cache_lines(run_config)
 
     console = table_console()

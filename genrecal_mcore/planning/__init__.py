@@ -5,6 +5,7 @@ estimate).
 """
 
 from genrecal_mcore.planning.checks import check_loss_budget, check_nodes, check_run
+from genrecal_mcore.planning.counted import count_models
 from genrecal_mcore.planning.feature_cache import cache_lines
 from genrecal_mcore.planning.fit import check_fits
 from genrecal_mcore.planning.memory import plan_memory
@@ -23,6 +24,7 @@ __all__ = [
     "check_loss_budget",
     "check_nodes",
     "check_run",
+    "count_models",
     "fit_text",
     "memory_header",
     "memory_rows",

@@ -20,12 +20,21 @@ class DecoderShape:
     num_groups: int
     head_dim: int
 
+    @property
+    def layer_weights(self) -> int:
+        """Weights of one layer's linears."""
+        h, qkv_rows = self.hidden_size, (self.num_heads + 2 * self.num_groups) * self.head_dim
+        return h * qkv_rows + self.num_heads * self.head_dim * h + 3 * h * self.ffn_hidden_size
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionShape:
     """A vision tower."""
 
+    num_layers: int
     hidden_size: int
+    attention_size: int
+    """Channels of all heads together."""
     ffn_hidden_size: int
     is_gated: bool
     """Whether its MLP multiplies two projections."""
@@ -37,6 +46,35 @@ class VisionShape:
     """Numbers of `pixel_values` for one patch."""
     tokens_per_tile: int | None
     """Image tokens of a tile, the smallest item that a rank computes; None where an image is one item."""
+    extra_patches: int
+    """Of an item, beside those of its pixels: a class token."""
+    patches_per_window: int | None
+    """Patches that attend to each other where attention is cut into windows."""
+    num_windowed_layers: int
+    projector_weights: int
+    """Of the projector's linears, each used once a token."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherShapes:
+    """The sizes of a teacher."""
+
+    body: DecoderShape
+    vision: VisionShape
+    element_size: int
+    """Bytes of an element of its weights and computation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentShapes:
+    """The sizes of what a student rank computes with."""
+
+    body: DecoderShape
+    vision: VisionShape
+    element_size: int
+    """Bytes of an element of its frozen weights and computation."""
+    teacher_hidden_size: int | None
+    """None where no teacher takes part."""
 
 
 def shape_of_spec(spec: LanguageBodySpec) -> DecoderShape:
@@ -65,26 +103,54 @@ def shape_of_text_config(text: Any) -> DecoderShape:
 
 def vision_shape(config: Any) -> VisionShape:
     """Return the shape of a model's vision tower from its transformers config, of any family."""
-    vision = config.vision_config
-    if hasattr(vision, "spatial_merge_size"):  # Qwen2-VL and Qwen2.5-VL
-        is_gated = hasattr(vision, "fullatt_block_indexes")
-        width = vision.hidden_size if is_gated else vision.embed_dim
-        return VisionShape(
-            hidden_size=width,
-            ffn_hidden_size=vision.intermediate_size if is_gated else int(width * vision.mlp_ratio),
-            is_gated=is_gated,
-            has_rotary_positions=True,
-            patches_per_token=vision.spatial_merge_size**2,
-            pixels_per_patch=COLOURS * vision.temporal_patch_size * vision.patch_size**2,
-            tokens_per_tile=None,
-        )
-    height, width = vision.patch_size
+    if hasattr(config.vision_config, "spatial_merge_size"):
+        return _qwen_vision_shape(config.vision_config)
+    return _internvl_vision_shape(config)
+
+
+def _qwen_vision_shape(vision: Any) -> VisionShape:
+    """Return Qwen2-VL's shape, or Qwen2.5-VL's: RMSNorm, a gated MLP, attention in windows."""
+    is_gated = hasattr(vision, "fullatt_block_indexes")
+    width = vision.hidden_size if is_gated else vision.embed_dim
+    output = vision.out_hidden_size if is_gated else vision.hidden_size
+    merged = width * vision.spatial_merge_size**2
     return VisionShape(
+        num_layers=vision.depth,
+        hidden_size=width,
+        attention_size=width,
+        ffn_hidden_size=vision.intermediate_size if is_gated else int(width * vision.mlp_ratio),
+        is_gated=is_gated,
+        has_rotary_positions=True,
+        patches_per_token=vision.spatial_merge_size**2,
+        pixels_per_patch=COLOURS * vision.temporal_patch_size * vision.patch_size**2,
+        tokens_per_tile=None,
+        extra_patches=0,
+        patches_per_window=(vision.window_size // vision.patch_size) ** 2 if is_gated else None,
+        num_windowed_layers=vision.depth - len(vision.fullatt_block_indexes) if is_gated else 0,
+        projector_weights=merged * merged + merged * output,
+    )
+
+
+def _internvl_vision_shape(config: Any) -> VisionShape:
+    """Return InternVL's shape, or NVLM-D's: a wide projector, heads that may be padded."""
+    vision, (height, width) = config.vision_config, config.vision_config.patch_size
+    patches = round(config.downsample_ratio**-2)
+    output = config.text_config.hidden_size
+    inner = getattr(config, "projector_ffn_size", output)
+    dummy_heads = getattr(vision, "num_dummy_heads", 0)
+    head_dim = vision.hidden_size // vision.num_attention_heads
+    return VisionShape(
+        num_layers=vision.num_hidden_layers,
         hidden_size=vision.hidden_size,
+        attention_size=vision.hidden_size + dummy_heads * head_dim,
         ffn_hidden_size=vision.intermediate_size,
         is_gated=False,
         has_rotary_positions=False,
-        patches_per_token=round(config.downsample_ratio**-2),
+        patches_per_token=patches,
         pixels_per_patch=COLOURS * height * width,
         tokens_per_tile=config.image_seq_length,
+        extra_patches=1,
+        patches_per_window=None,
+        num_windowed_layers=0,
+        projector_weights=patches * vision.hidden_size * inner + inner * output,
     )

@@ -1,6 +1,6 @@
 """Estimates the activations of a student rank: its body, its vision tower, the Recalibrator, by stage."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.planning.activations import (
@@ -15,22 +15,11 @@ from genrecal_mcore.planning.activations import (
     saved_bytes_per_token,
     vision_bytes_per_token,
 )
-from genrecal_mcore.planning.shapes import DecoderShape, VisionShape
+from genrecal_mcore.planning.shapes import StudentShapes
 from genrecal_mcore.training.stages import Stage, stage_of
 
 _LEARNS: dict[str, Learns] = {"nothing": "nothing", "lora": "lora", "all_but_vision_encoder": "all"}
 """What of a decoder layer learns, by what of the student does."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentShapes:
-    """The sizes that the activations of a student rank depend on."""
-
-    body: DecoderShape
-    vision: VisionShape
-    element_size: int
-    teacher_hidden_size: int | None
-    """None where no teacher takes part."""
 
 
 def student_activations(config: RunConfig, shapes: StudentShapes) -> int:

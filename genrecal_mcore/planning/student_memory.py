@@ -2,16 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import MeshSpec
-from genrecal_mcore.planning.models import PlannedModels
-from genrecal_mcore.planning.on_meta import student_module_on_meta, student_tensors
+from genrecal_mcore.planning.counted import CountedModels, CountedTeacher
 from genrecal_mcore.planning.parts import Part, RankKind
-from genrecal_mcore.planning.shapes import shape_of_text_config, vision_shape
 from genrecal_mcore.planning.sizes import ROOT, StudentTensor
-from genrecal_mcore.planning.student_activations import StudentShapes, student_activations
+from genrecal_mcore.planning.student_activations import student_activations
 
 FP32_SIZE = 4
 MOMENTS = 2
@@ -22,14 +19,13 @@ work, and the next one on its way.
 """
 
 
-def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> RankKind:
+def student_kind(config: RunConfig, mesh: MeshSpec, models: CountedModels) -> RankKind:
     """Return what a student rank needs.
 
     Before it is sharded the whole module stands on each rank: `build_student_module` moves it there.
     """
-    module = student_module_on_meta(config, models)
-    tensors = student_tensors(module, config)
-    head = module.teacher_head.nbytes if models.teacher is not None else 0
+    tensors, shapes = models.student.tensors, models.student.shapes
+    head = models.teacher.head_bytes if models.teacher else 0
     parts = weight_parts(tensors, dp=mesh.dp)
     if head:
         parts[Part.TEACHER_HEAD] = head
@@ -40,30 +36,20 @@ def student_kind(config: RunConfig, mesh: MeshSpec, models: PlannedModels) -> Ra
     parts[Part.GATHERED_WEIGHTS] = gathered_bytes(
         tensors,
         dp=mesh.dp,
-        element_size=models.student.element_size,
+        element_size=shapes.element_size,
         reshards=config.train.reshard_after_forward,
     )
     parts[Part.WHOLE_GRADIENTS] = whole_gradient_bytes(
         learning,
-        element_size=models.student.element_size,
+        element_size=shapes.element_size,
         keeps_whole=config.may_accumulate and not reduces_each,
     )
     if models.teacher is not None:
-        parts[Part.TRANSFER] = received_bytes(config, models)
+        parts[Part.TRANSFER] = received_bytes(config, models.teacher)
     parts[Part.LOSS] = config.loss.memory_budget_mib * 2**20
-    parts[Part.ACTIVATIONS] = student_activations(config, student_shapes(models, module.student.config))
+    parts[Part.ACTIVATIONS] = student_activations(config, shapes)
     whole = sum(tensor.numel * tensor.element_size for tensor in tensors)
     return RankKind(name="student", ranks=mesh.ranks, parts=parts, loading_bytes=whole + head)
-
-
-def student_shapes(models: PlannedModels, student_config: Any) -> StudentShapes:
-    """Return the sizes behind a student's activations; `student_config` is its transformers config."""
-    return StudentShapes(
-        body=shape_of_text_config(student_config.get_text_config()),
-        vision=vision_shape(student_config),
-        element_size=models.student.element_size,
-        teacher_hidden_size=models.teacher.language.hidden_size if models.teacher else None,
-    )
 
 
 def weight_parts(tensors: Sequence[StudentTensor], *, dp: int) -> dict[Part, int]:
@@ -134,13 +120,12 @@ def whole_gradient_bytes(learning: Sequence[StudentTensor], *, element_size: int
     return max(element_size * (root + layer) + FP32_SIZE * layer, (element_size + FP32_SIZE) * root)
 
 
-def received_bytes(config: RunConfig, models: PlannedModels) -> int:
+def received_bytes(config: RunConfig, teacher: CountedTeacher) -> int:
     """Return the payloads `[t, h_t]` of the units that are posted ahead and of the one in work.
 
     A unit has at most as many rows as tokens: all of them in stage 1 with the regularizer, and in
     stage 2 its answers. Those that are read ahead from a feature cache wait in host memory.
     """
-    assert models.teacher is not None
-    row = models.teacher.language.hidden_size * models.teacher.model.element_size
+    row = teacher.language.hidden_size * teacher.shapes.element_size
     ahead = 0 if config.reads_cache else config.transfer.prefetch
     return (ahead + 1) * config.most_unit_tokens * row

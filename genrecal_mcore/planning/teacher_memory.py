@@ -3,7 +3,6 @@
 from itertools import groupby
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.native import model_config
 from genrecal_mcore.parallel import MeshSpec
 from genrecal_mcore.planning.activations import (
     forward_bytes_per_token,
@@ -11,10 +10,8 @@ from genrecal_mcore.planning.activations import (
     pixel_bytes_per_token,
     vision_bytes_per_token,
 )
-from genrecal_mcore.planning.models import PlannedTeacher
-from genrecal_mcore.planning.on_meta import vision_parameters
+from genrecal_mcore.planning.counted import CountedTeacher
 from genrecal_mcore.planning.parts import Part, RankKind
-from genrecal_mcore.planning.shapes import shape_of_spec, vision_shape
 from genrecal_mcore.planning.sizes import teacher_body_parameters
 from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT, RECEIVES_AHEAD
 
@@ -24,7 +21,7 @@ and embeddings before and after.
 """
 
 
-def teacher_kinds(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher) -> tuple[RankKind, ...]:
+def teacher_kinds(config: RunConfig, mesh: MeshSpec, teacher: CountedTeacher) -> tuple[RankKind, ...]:
     """Return the stages in order, neighbours that need the same memory as one kind."""
     parts_of = [stage_parts(config, mesh, teacher, stage=stage) for stage in range(mesh.pp)]
     return tuple(
@@ -44,7 +41,7 @@ def _kind_of_stages(mesh: MeshSpec, parts: dict[Part, int], stages: list[int]) -
     )
 
 
-def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, stage: int) -> dict[Part, int]:
+def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: CountedTeacher, *, stage: int) -> dict[Part, int]:
     """Return the bytes of one rank of a pipeline stage.
 
     Its slice of the language body; vision tower and projector, whole, on the first stage. Hidden states
@@ -52,12 +49,12 @@ def stage_parts(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, s
     units from the stage before. On the last stage the payload rows of `transfer.prefetch` units under way and
     of the next one, this tp rank's share of at most as many rows a unit as tokens, whatever the stage.
     """
-    size = teacher.model.element_size
+    size = teacher.shapes.element_size
     is_first, is_last = stage == 0, stage == mesh.pp - 1
     body = teacher_body_parameters(teacher.language, mesh, stage=stage)
     parts = {Part.LANGUAGE_BODY: body * size}
     if is_first:
-        parts[Part.VISION] = vision_parameters(teacher.model) * size
+        parts[Part.VISION] = teacher.vision_parameters * size
     row, tokens = teacher.language.hidden_size * size, padded_tokens(config, mesh)
     buffers = (0 if is_last else MAX_SENDS_IN_FLIGHT) + (0 if is_first else 1 + RECEIVES_AHEAD)
     if buffers:
@@ -74,18 +71,17 @@ def padded_tokens(config: RunConfig, mesh: MeshSpec) -> int:
     return -(-config.most_unit_tokens // multiple) * multiple
 
 
-def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: PlannedTeacher, *, is_first: bool) -> int:
+def teacher_activations(config: RunConfig, mesh: MeshSpec, teacher: CountedTeacher, *, is_first: bool) -> int:
     """Estimate what a rank needs at once: layers keep nothing, one runs after the other.
 
     The first stage holds the pixels of the whole microbatch while it works; its vision tower, for this tp
     rank's share of the images, its embeddings and its layers come one after the other too.
     """
-    size, tokens = teacher.model.element_size, padded_tokens(config, mesh)
-    shape = shape_of_spec(teacher.language)
+    size, tokens = teacher.shapes.element_size, padded_tokens(config, mesh)
+    shape, vision = teacher.shapes.body, teacher.shapes.vision
     layers = tokens * forward_bytes_per_token(shape, element_size=size, tp=mesh.tp)
     if not is_first:
         return layers
-    vision = vision_shape(model_config(teacher.model.native_config, teacher.model.family))
     share = largest_vision_share(
         vision,
         unit_tokens=config.most_unit_tokens,

@@ -1,6 +1,7 @@
 """Formulas against what autograd saves, tensor by tensor, and estimates against what is alive at once."""
 
 import copy
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from genrecal_mcore.models import (
 from genrecal_mcore.models.vision import image_features
 from genrecal_mcore.native import build_model
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
-from genrecal_mcore.planning import Part, models_in_folders
+from genrecal_mcore.planning import Part, count_models, models_in_folders
 from genrecal_mcore.planning.activations import (
     forward_bytes_per_token,
     largest_vision_share,
@@ -34,7 +35,7 @@ from genrecal_mcore.planning.activations import (
     vision_bytes_per_token,
 )
 from genrecal_mcore.planning.on_meta import student_module_on_meta
-from genrecal_mcore.planning.shapes import VisionShape, shape_of_spec, shape_of_text_config, vision_shape
+from genrecal_mcore.planning.shapes import shape_of_spec, shape_of_text_config, vision_shape
 from genrecal_mcore.planning.student_memory import student_kind
 from tests.helpers.live_memory import LiveMemory, drop_gradients, tensors_of
 from tests.helpers.planned import run_of_stage
@@ -191,7 +192,8 @@ def test_the_estimate_is_above_what_a_student_rank_holds_and_not_far(
     known = [*tensors_of(module), *([] if unit.payload is None else [unit.payload])]
     with LiveMemory(known) as memory:
         module(unit)[0].backward()
-    parts = student_kind(config, MeshSpec(name="student"), models_in_folders(config)).parts
+    models = count_models(config, models_in_folders(config))
+    parts = student_kind(config, MeshSpec(name="student"), models).parts
     bound = parts[Part.ACTIVATIONS] + parts[Part.LOSS]
     assert LEAST_SHARE_OF_ESTIMATE * parts[Part.ACTIVATIONS] < memory.peak_bytes <= bound
 
@@ -229,9 +231,8 @@ def test_the_estimate_of_a_vision_tower_is_near_what_it_holds(name: str, element
 
 
 def test_whole_tiles_are_shared_out_and_whole_images_where_there_are_no_tiles() -> None:
-    sizes = {"hidden_size": 1, "ffn_hidden_size": 1, "is_gated": False, "has_rotary_positions": False}
-    tiles = VisionShape(**sizes, patches_per_token=4, pixels_per_patch=1, tokens_per_tile=256)
-    images = VisionShape(**sizes, patches_per_token=4, pixels_per_patch=1, tokens_per_tile=None)
+    tiles = vision_shape(published_tower("InternVL2.5-1B").config)
+    images = replace(tiles, tokens_per_tile=None)
     shares = [
         largest_vision_share(vision, unit_tokens=3 * 1024, max_tokens=1024, tp=2)
         for vision in (tiles, images)

@@ -8,7 +8,7 @@ import pytest
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
 from genrecal_mcore.parallel import layout_of
-from genrecal_mcore.planning import Part, RankKind, plan_memory
+from genrecal_mcore.planning import Part, RankKind, count_models, plan_memory
 from genrecal_mcore.planning.checks import ranks_needed
 from genrecal_mcore.planning.on_meta import vision_parameters
 from tests.helpers.planned import qwen2_vl_models, run_of_stage
@@ -21,7 +21,8 @@ BF16_SIZE = 2
 
 def kinds_of(config: RunConfig) -> tuple[RankKind, ...]:
     layout = layout_of(config.mesh, world_size=ranks_needed(config))
-    return plan_memory(config, layout, qwen2_vl_models(TEACHER, STUDENT, dtype=config.train.dtype))
+    models = qwen2_vl_models(TEACHER, STUDENT, dtype=config.train.dtype)
+    return plan_memory(config, layout, count_models(config, models))
 
 
 def full_size(

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import MeshSpec
-from genrecal_mcore.planning import Part, RankKind, models_in_folders
+from genrecal_mcore.planning import Part, RankKind, count_models, models_in_folders
 from genrecal_mcore.planning.on_meta import student_module_on_meta, student_tensors
 from genrecal_mcore.planning.student_memory import student_kind
 from genrecal_mcore.training.checkpoint import allocate_optimizer_state
@@ -39,7 +39,8 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def planned(config: RunConfig, *, dp: int) -> RankKind:
-    return student_kind(config, MeshSpec(name="student", dp=dp), models_in_folders(config))
+    models = count_models(config, models_in_folders(config))
+    return student_kind(config, MeshSpec(name="student", dp=dp), models)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
