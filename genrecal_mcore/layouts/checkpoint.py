@@ -134,7 +134,9 @@ def checkpoint_of(folder: HfFolder, *, image_token_id: int | None) -> Checkpoint
         name = "internvl_chat"
     elif model_type == "NVLM_D":
         name = "NVLM_D_dummy_heads" if nvlm_d.has_dummy_weights(folder, folder.config) else "NVLM_D"
-    config = _native_config(folder.config, image_token_id, keeps_dummy_heads=name == "NVLM_D_dummy_heads")
+    config = native_config(
+        folder.config, image_token_id=image_token_id, keeps_dummy_heads=name == "NVLM_D_dummy_heads"
+    )
     layout = layout_named(name, family, folder.config)
     holder: dict[str, tuple[str, int]] = {}
     unknown = []
@@ -170,14 +172,15 @@ def native_config_of(path: Path) -> dict[str, Any]:
     if is_native(published):
         return published
     image_token_id = token_id_in_files(path, IMAGE_TOKENS[published["model_type"]])
-    return _native_config(published, image_token_id, keeps_dummy_heads=False)
+    return native_config(published, image_token_id=image_token_id)
 
 
-def _native_config(
-    published: dict[str, Any], image_token_id: int | None, *, keeps_dummy_heads: bool
+def native_config(
+    published: Mapping[str, Any], *, image_token_id: int | None, keeps_dummy_heads: bool = False
 ) -> dict[str, Any]:
+    """Return the native config of a published one; `image_token_id` is needed where it is not native."""
     if is_native(published):
-        return published
+        return dict(published)
     assert image_token_id is not None
     if published["model_type"] == "NVLM_D":
         return nvlm_d.native_config(

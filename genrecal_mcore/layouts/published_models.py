@@ -5,6 +5,7 @@ PaddleMIX's InternVL tests, vLLM's `nvlm_d.py`, Megatron-LM's `examples/multimod
 number of parameters is published, it is here, and `verify.py` counts it again.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,3 +225,15 @@ PUBLISHED_MODELS: dict[str, PublishedModel] = {
     ),
 }
 """The ten models of the paper, then two newer ones in the same layouts."""
+
+
+def published_model(name: str) -> PublishedModel:
+    """Return a model by its name, in any case; raises `ValueError` naming the nearest."""
+    by_name = {known.lower(): known for known in PUBLISHED_MODELS}
+    if name.lower() not in by_name:
+        (nearest,) = difflib.get_close_matches(name.lower(), by_name, n=1, cutoff=0.0)
+        raise ValueError(
+            f"{name} is neither a folder nor a published model; did you mean {by_name[nearest]}? "
+            f"Known are {', '.join(PUBLISHED_MODELS)}"
+        )
+    return PUBLISHED_MODELS[by_name[name.lower()]]

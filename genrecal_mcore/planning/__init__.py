@@ -9,7 +9,14 @@ from genrecal_mcore.planning.counted import count_models
 from genrecal_mcore.planning.feature_cache import cache_lines
 from genrecal_mcore.planning.fit import check_fits
 from genrecal_mcore.planning.memory import plan_memory
-from genrecal_mcore.planning.models import PlannedModel, PlannedModels, PlannedTeacher, models_in_folders
+from genrecal_mcore.planning.models import (
+    PlannedModel,
+    PlannedModels,
+    PlannedTeacher,
+    models_in_folders,
+    named_model,
+    named_teacher,
+)
 from genrecal_mcore.planning.parts import Part, RankKind
 from genrecal_mcore.planning.table import fit_text, memory_header, memory_rows, notes
 
@@ -29,6 +36,8 @@ __all__ = [
     "memory_header",
     "memory_rows",
     "models_in_folders",
+    "named_model",
+    "named_teacher",
     "notes",
     "plan_memory",
 ]

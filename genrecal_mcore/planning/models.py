@@ -1,14 +1,26 @@
-"""What a plan knows of the models of a run: configs and sizes, no weights.
-
-Today they come from folders; whatever else names a model need only make a `PlannedModel`.
-"""
+"""What a plan knows of the models of a run, from folders or names: configs and sizes, no weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from genrecal_mcore.config import Family, LanguageBodySpec, RunConfig, load_teacher_manifest
-from genrecal_mcore.layouts import open_checkpoint, read_json_object
+from genrecal_mcore.config import (
+    Family,
+    LanguageBodySpec,
+    RunConfig,
+    family_of_hf_config,
+    load_teacher_manifest,
+)
+from genrecal_mcore.config.teacher_manifest import MANIFEST_NAME
+from genrecal_mcore.layouts import (
+    language_body_spec,
+    native_config,
+    native_config_of,
+    open_checkpoint,
+    read_json_object,
+)
+from genrecal_mcore.layouts.published_models import published_model
 
 ELEMENT_SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of an element, by name of the dtype."""
@@ -57,8 +69,33 @@ def models_in_folders(config: RunConfig) -> PlannedModels:
     )
     if config.teacher is None:
         return PlannedModels(student=student, teacher=None)
-    folder = config.teacher.checkpoint
+    return PlannedModels(student=student, teacher=converted_teacher(config.teacher.checkpoint))
+
+
+def converted_teacher(folder: Path) -> PlannedTeacher:
+    """Read a teacher from a folder that `checkpoint_tools/hf2mcore.py` wrote."""
     manifest = load_teacher_manifest(folder)
-    native_config = read_json_object(folder / "vision" / "config.json")
-    model = PlannedModel(family=manifest.family, native_config=native_config, dtype=manifest.dtype)
-    return PlannedModels(student=student, teacher=PlannedTeacher(model=model, language=manifest.language))
+    config = read_json_object(folder / "vision" / "config.json")
+    model = PlannedModel(family=manifest.family, native_config=config, dtype=manifest.dtype)
+    return PlannedTeacher(model=model, language=manifest.language)
+
+
+def named_teacher(name: str, *, dtype: str) -> PlannedTeacher:
+    """Return a teacher by a published model's name, or from a folder, converted or as published."""
+    if (Path(name) / MANIFEST_NAME).is_file():
+        return converted_teacher(Path(name))
+    model = named_model(name, dtype=dtype)
+    return PlannedTeacher(model=model, language=language_body_spec(dict(model.native_config)))
+
+
+def named_model(name: str, *, dtype: str) -> PlannedModel:
+    """Return a model by its published name, or from a Hugging Face folder, whose weights need not be there.
+
+    Raises `ValueError` for a folder that describes no known model, and naming the nearest published name.
+    """
+    if Path(name).is_dir():
+        config = native_config_of(Path(name))
+    else:
+        published = published_model(name)
+        config = native_config(published.config, image_token_id=published.image_token_id)
+    return PlannedModel(family=family_of_hf_config(config, where=name), native_config=config, dtype=dtype)

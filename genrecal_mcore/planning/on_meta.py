@@ -6,7 +6,7 @@ from genrecal_mcore.config import RunConfig
 from genrecal_mcore.models import Recalibrator
 from genrecal_mcore.native import build_model
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels
-from genrecal_mcore.planning.sizes import ROOT, StudentTensor
+from genrecal_mcore.planning.sizes import ROOT, StudentTensor, layer_unit
 from genrecal_mcore.training.stages import stage_of
 from genrecal_mcore.training.student_assembly import (
     assemble_student_module,
@@ -49,7 +49,7 @@ def student_tensors(module: StudentModule, config: RunConfig) -> tuple[StudentTe
     """Return every parameter of a student module, a tied one once, and how `shard_` shards it."""
     layers = enumerate([*student_layers(module), *recalibrator_layers(module)])
     unit_of: dict[int, str | None] = {
-        id(p): f"layer {number}" for number, layer in layers for p in layer.parameters()
+        id(p): layer_unit(number) for number, layer in layers for p in layer.parameters()
     }
     unit_of |= dict.fromkeys(map(id, whole_parameters(module, config)))
     return tuple(

@@ -10,6 +10,11 @@ ROOT = "root"
 """The unit of FSDP that holds what is in no decoder layer."""
 
 
+def layer_unit(number: int) -> str:
+    """Return the unit of FSDP that a decoder layer is, the student's first, then the Recalibrator's."""
+    return f"layer {number}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentTensor:
     """One parameter of the student side, the student's or the Recalibrator's."""

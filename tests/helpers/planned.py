@@ -1,12 +1,14 @@
 """Configurations and models for tests of plans: tiny folders, and published models at full size."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
-from genrecal_mcore.config import Family, RunConfig
-from genrecal_mcore.layouts import language_body_spec
-from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
-from genrecal_mcore.planning import PlannedModel, PlannedModels, PlannedTeacher
+from transformers import PreTrainedModel
+
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.native import build_model
+from genrecal_mcore.planning import PlannedModels, named_model, named_teacher
 from tests.helpers.first_step import raw_config
 
 
@@ -23,13 +25,21 @@ def run_of_stage(
     return RunConfig.model_validate(raw)
 
 
-def qwen2_vl_models(teacher: str, student: str, *, dtype: str = "bfloat16") -> PlannedModels:
-    """Return published models of the Qwen2-VL family, whose config is the native one."""
-    models = {
-        name: PlannedModel(family=Family.QWEN2_VL, native_config=PUBLISHED_MODELS[name].config, dtype=dtype)
-        for name in (teacher, student)
-    }
-    language = language_body_spec(PUBLISHED_MODELS[teacher].config)
+def published_pair(teacher: str, student: str, *, dtype: str = "bfloat16") -> PlannedModels:
+    """Return two published models by their names."""
     return PlannedModels(
-        student=models[student], teacher=PlannedTeacher(model=models[teacher], language=language)
+        student=named_model(student, dtype=dtype), teacher=named_teacher(teacher, dtype=dtype)
     )
+
+
+def published_tower(name: str) -> PreTrainedModel:
+    """Return two layers of a published tower in their true width, before a body of no size."""
+    planned = named_model(name, dtype="float32")
+    config = copy.deepcopy(dict(planned.native_config))
+    text, vision = config.get("text_config", config), config["vision_config"]
+    text |= {"hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 151936}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    vision |= {"depth": 2, "num_hidden_layers": 2}
+    if "fullatt_block_indexes" in vision:
+        vision["fullatt_block_indexes"] = [1]
+    return build_model(config, planned.family).requires_grad_(False)

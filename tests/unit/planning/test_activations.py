@@ -1,6 +1,5 @@
 """Formulas against what autograd saves, tensor by tensor, and estimates against what is alive at once."""
 
-import copy
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -13,9 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from checkpoint_tools.conversion import convert_to_mcore
-from genrecal_mcore.config import Family, LoraConfig, RunConfig, family_of_hf_config, load_teacher_manifest
-from genrecal_mcore.layouts.internvl_chat import native_config
-from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
+from genrecal_mcore.config import LoraConfig, RunConfig, load_teacher_manifest
 from genrecal_mcore.models import (
     Packing,
     Recalibrator,
@@ -25,7 +22,6 @@ from genrecal_mcore.models import (
     use_packed_attention,
 )
 from genrecal_mcore.models.vision import image_features
-from genrecal_mcore.native import build_model
 from genrecal_mcore.parallel import Layout, MeshSpec, build_topology, install_cpu_shims
 from genrecal_mcore.planning import Part, count_models, models_in_folders
 from genrecal_mcore.planning.activations import (
@@ -38,7 +34,7 @@ from genrecal_mcore.planning.on_meta import student_module_on_meta
 from genrecal_mcore.planning.shapes import shape_of_spec, shape_of_text_config, vision_shape
 from genrecal_mcore.planning.student_memory import student_kind
 from tests.helpers.live_memory import LiveMemory, drop_gradients, tensors_of
-from tests.helpers.planned import run_of_stage
+from tests.helpers.planned import published_tower, run_of_stage
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.student_units import text_unit
 from tests.helpers.tiny_models import make_tiny_model
@@ -196,22 +192,6 @@ def test_the_estimate_is_above_what_a_student_rank_holds_and_not_far(
     parts = student_kind(config, MeshSpec(name="student"), models).parts
     bound = parts[Part.ACTIVATIONS] + parts[Part.LOSS]
     assert LEAST_SHARE_OF_ESTIMATE * parts[Part.ACTIVATIONS] < memory.peak_bytes <= bound
-
-
-def published_tower(name: str) -> PreTrainedModel:
-    """Return two layers of a published tower in their true width, before a body of no size."""
-    config = PUBLISHED_MODELS[name].config
-    family = family_of_hf_config(config, where=name)
-    if family == Family.INTERNVL:
-        config = native_config(config, image_token_id=3)
-    config = copy.deepcopy(config)
-    text, vision = config.get("text_config", config), config["vision_config"]
-    text |= {"hidden_size": 64, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 151936}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    vision |= {"depth": 2, "num_hidden_layers": 2, "fullatt_block_indexes": [1]}
-    if "window_size" not in vision:
-        del vision["fullatt_block_indexes"]
-    return build_model(config, family).requires_grad_(False)
 
 
 @pytest.mark.parametrize("element_size", [2, 4])

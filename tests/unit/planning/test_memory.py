@@ -11,7 +11,7 @@ from genrecal_mcore.parallel import layout_of
 from genrecal_mcore.planning import Part, RankKind, count_models, plan_memory
 from genrecal_mcore.planning.checks import ranks_needed
 from genrecal_mcore.planning.on_meta import vision_parameters
-from tests.helpers.planned import qwen2_vl_models, run_of_stage
+from tests.helpers.planned import published_pair, run_of_stage
 
 TEACHER, STUDENT = "Qwen2-VL-72B", "Qwen2-VL-2B"
 FOLDERS = {name: Path(name) for name in ("teacher", "student", "data")}
@@ -21,7 +21,7 @@ BF16_SIZE = 2
 
 def kinds_of(config: RunConfig) -> tuple[RankKind, ...]:
     layout = layout_of(config.mesh, world_size=ranks_needed(config))
-    models = qwen2_vl_models(TEACHER, STUDENT, dtype=config.train.dtype)
+    models = published_pair(TEACHER, STUDENT, dtype=config.train.dtype)
     return plan_memory(config, layout, count_models(config, models))
 
 
@@ -35,7 +35,7 @@ def full_size(
 
 def test_the_body_of_a_72b_teacher_at_tp8_pp2_takes_its_share_of_the_published_count() -> None:
     first, last, _ = full_size(teacher={"tp": 8, "pp": 2})
-    model, published = qwen2_vl_models(TEACHER, STUDENT).teacher.model, PUBLISHED_MODELS[TEACHER]
+    model, published = published_pair(TEACHER, STUDENT).teacher.model, PUBLISHED_MODELS[TEACHER]
     embedding = published.config["vocab_size"] * published.config["hidden_size"]  # as large as the head
     layers = published.num_parameters - vision_parameters(model) - 2 * embedding
     per_rank = BF16_SIZE * layers / (8 * 2)

@@ -1,0 +1,35 @@
+"""torch's counter of flops, told about the CPU's fused attention: the pairs that its mask leaves."""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ATEN = torch.ops.aten
+PRODUCTS_FORWARD, PRODUCTS_BACKWARD = 2, 5
+
+
+def counted_flops() -> FlopCounterMode:
+    """Return a counter to enter; ask `get_total_flops` after."""
+    return FlopCounterMode(
+        display=False,
+        custom_mapping={
+            ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+            ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        },
+    )
+
+
+def _attention_forward(query: Any, key: Any, *rest: Any, is_causal: bool = False, **_: Any) -> int:
+    is_causal = rest[2] if len(rest) > 2 else is_causal  # value, dropout_p, is_causal
+    return PRODUCTS_FORWARD * _product_flops(query, key, is_causal=is_causal)
+
+
+def _attention_backward(_: Any, query: Any, key: Any, *rest: Any, **__: Any) -> int:
+    return PRODUCTS_BACKWARD * _product_flops(query, key, is_causal=rest[4])
+
+
+def _product_flops(query: torch.Size, key: torch.Size, *, is_causal: bool) -> int:
+    batch, heads, length, head_dim = query
+    pairs = length * (length + 1) // 2 if is_causal else length * key[2]
+    return 2 * batch * heads * head_dim * pairs
