@@ -34,21 +34,22 @@ class RoutePlan:
         Steps of as many microbatches each go on where the one before ended. Where they differ, each begins a
         microbatch further than the one before: even on average, and nobody counts all steps before.
         """
-        per_step = self.accumulation_steps if self.microbatches_of is None else 1
-        microbatch = unit.step * per_step + unit.microbatch
-        return (microbatch * self.student_dp + unit.student_rank) % self.teacher_dp
+        number = unit.microbatch * self.student_dp + unit.student_rank
+        return (self.first_number(unit.step) + number) % self.teacher_dp
 
-    def units_of_step(self, step: int) -> Iterator[Unit]:
-        """Yield the units of a step, by microbatch, then student rank."""
-        for microbatch in range(self.num_microbatches(step)):
-            for student_rank in range(self.student_dp):
-                yield Unit(step=step, microbatch=microbatch, student_rank=student_rank)
+    def first_number(self, step: int) -> int:
+        """Return the running number of a step's first unit, from which its replica follows."""
+        per_step = self.accumulation_steps if self.microbatches_of is None else 1
+        return step * per_step * self.student_dp
 
 
 def units_of_replica(replica: int, plan: RoutePlan, first_step: int, last_step: int) -> Iterator[Unit]:
     """Yield the units of steps `[first_step, last_step)` that a replica serves, in order."""
     for step in range(first_step, last_step):
-        yield from (unit for unit in plan.units_of_step(step) if plan.replica_of(unit) == replica)
+        first = (replica - plan.first_number(step)) % plan.teacher_dp
+        for number in range(first, plan.num_microbatches(step) * plan.student_dp, plan.teacher_dp):
+            microbatch, student_rank = divmod(number, plan.student_dp)
+            yield Unit(step=step, microbatch=microbatch, student_rank=student_rank)
 
 
 def units_of_student(

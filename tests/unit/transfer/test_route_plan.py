@@ -58,7 +58,12 @@ def test_replicas_and_students_walk_in_the_same_order(microbatches: str) -> None
     plan = RoutePlan(
         accumulation_steps=2, student_dp=3, teacher_dp=2, microbatches_of=MICROBATCHES[microbatches]
     )
-    order = [unit for step in range(1, 5) for unit in plan.units_of_step(step)]
+    order = [
+        Unit(step=step, microbatch=microbatch, student_rank=rank)
+        for step in range(1, 5)
+        for microbatch in range(plan.num_microbatches(step))
+        for rank in range(3)
+    ]
     for replica in range(2):
         numbers = [order.index(unit) for unit in units_of_replica(replica, plan, 1, 5)]
         assert numbers and numbers == sorted(numbers)
