@@ -4,7 +4,7 @@ Imports nothing heavy, so that a bad configuration is refused in a moment. Start
 """
 
 from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_hf_folder
-from genrecal_mcore.config.loading import ConfigError, load_run_config, write_run_config
+from genrecal_mcore.config.loading import ConfigError, load_run_config, run_config_of, write_run_config
 from genrecal_mcore.config.run_config import (
     TWO_HEAD_METHODS,
     CacheRows,
@@ -15,7 +15,9 @@ from genrecal_mcore.config.run_config import (
     Positions,
     PositionWeighting,
     RunConfig,
+    StudentMesh,
     TeacherConfig,
+    TeacherMesh,
     TrainConfig,
 )
 from genrecal_mcore.config.teacher_manifest import (
@@ -42,12 +44,15 @@ __all__ = [
     "Positions",
     "RunConfig",
     "TeacherConfig",
+    "StudentMesh",
     "TeacherManifest",
+    "TeacherMesh",
     "TrainConfig",
     "family_of_hf_config",
     "family_of_hf_folder",
     "load_run_config",
     "load_teacher_manifest",
+    "run_config_of",
     "sha256_of",
     "validate_teacher_folder",
     "write_run_config",

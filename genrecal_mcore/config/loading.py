@@ -28,13 +28,20 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `ConfigError` listing all unknown, missing, mistyped and contradictory keys together.
     """
-    raw = _read_yaml(path)
+    return run_config_of(_read_yaml(path), overrides, where=str(path))
+
+
+def run_config_of(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: str) -> RunConfig:
+    """Return the configuration of keys and values with overrides, which change `raw` in place.
+
+    `where` is what the text of a `ConfigError` calls them; raises it as `load_run_config` does.
+    """
     problems = [text for override in overrides if (text := _apply_override(raw, override))]
     config, found = _validate(raw)
     problems += found
     if problems:
         lines = "\n".join(f"  {number}. {text}" for number, text in enumerate(problems, 1))
-        raise ConfigError(f"{path} has {len(problems)} problem(s):\n{lines}")
+        raise ConfigError(f"{where} has {len(problems)} problem(s):\n{lines}")
     assert config is not None
     return config
 

@@ -62,16 +62,22 @@ def item_patches(vision: VisionShape, item_tokens: int) -> int:
     return item_tokens * vision.patches_per_token + vision.extra_patches
 
 
-def tower_flops(vision: VisionShape, item_tokens: int) -> float:
-    """Return the flops of the tower for one tile or image, forward."""
-    patches, h, a = item_patches(vision, item_tokens), vision.hidden_size, vision.attention_size
+def tower_linear_flops(vision: VisionShape, item_tokens: int) -> float:
+    """Return the flops of the tower's linears for one tile or image, forward."""
+    h, pixel_patches = vision.hidden_size, item_tokens * vision.patches_per_token
     mlp = (3 if vision.is_gated else 2) * h * vision.ffn_hidden_size
-    linears = 2.0 * patches * vision.num_layers * (4 * h * a + mlp)
-    full_layers = vision.num_layers - vision.num_windowed_layers
+    layer = 4 * h * vision.attention_size + mlp
+    embedding = pixel_patches * vision.pixels_per_patch * h
+    return 2.0 * (embedding + vision.num_layers * layer * item_patches(vision, item_tokens))
+
+
+def tower_attention_flops(vision: VisionShape, item_tokens: int) -> float:
+    """Return the flops of the tower's attention for one tile or image, forward: all pairs, or a window's."""
+    patches = item_patches(vision, item_tokens)
     window = min(vision.patches_per_window or patches, patches)
-    attention = 4.0 * a * patches * (full_layers * patches + vision.num_windowed_layers * window)
-    embedding = 2.0 * item_tokens * vision.patches_per_token * vision.pixels_per_patch * h
-    return embedding + linears + attention
+    full_layers = vision.num_layers - vision.num_windowed_layers
+    seen = full_layers * patches + vision.num_windowed_layers * window
+    return 4.0 * vision.attention_size * patches * seen
 
 
 def projector_flops(vision: VisionShape, tokens: int) -> float:

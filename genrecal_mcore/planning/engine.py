@@ -68,12 +68,19 @@ class Engine:
         self._done = 0.0
         """Seconds of computing that a rank which never waits would have done: shared cores slow it down."""
         self._count = 0
+        self._ranks: list[_Rank] = []
 
     def start(self, process: Process) -> Times:
         """Let a rank begin; returns the account of its time, which goes on."""
-        times = dict.fromkeys(Spent, 0.0)
-        self._ready.append(_Rank(process, times))
-        return times
+        rank = _Rank(process, dict.fromkeys(Spent, 0.0))
+        self._ranks.append(rank)
+        self._ready.append(rank)
+        return rank.times
+
+    def settle(self) -> None:
+        """Bring all accounts up to the clock."""
+        for rank in self._ranks:
+            self._account(rank)
 
     def fire(self, signal: Signal) -> None:
         """Let those that wait for a signal go on."""
@@ -106,8 +113,7 @@ class Engine:
 
     def _go_on(self, rank: _Rank) -> None:
         """Run a rank up to what it must wait for."""
-        rank.times[rank.spent] += self.now - rank.since
-        rank.since = self.now
+        self._account(rank)
         for what, spent in rank.process:
             if isinstance(what, Compute):
                 if what.seconds == 0.0:
@@ -121,6 +127,10 @@ class Engine:
                 rank.spent = spent
                 what.waiting.append(rank)
                 return
+
+    def _account(self, rank: _Rank) -> None:
+        rank.times[rank.spent] += self.now - rank.since
+        rank.since = self.now
 
     def _next_end(self) -> float:
         """Return when the first of those that compute is ready, as things are."""

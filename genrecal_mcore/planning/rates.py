@@ -22,7 +22,7 @@ class Assumption:
 
 
 DENSE = Assumption(
-    what="decoder linears, heads, Recalibrator",
+    what="products with weights: decoders, towers, heads, Recalibrator",
     share=0.45,
     of="peak flops",
     source="Megatron-LM's README: 44 % of A100's peak for GPT-3 on 1024, 41 to 48 % of H100's",
@@ -31,33 +31,45 @@ ATTENTION = Assumption(
     what="attention, forward and backward",
     share=0.35,
     of="peak flops",
-    source="FlashAttention-2 (arXiv 2307.08691), section 4: up to 73 % of A100 forward, about 35 % of H100",
-)
-VISION = Assumption(
-    what="vision towers, with their attention",
-    share=0.40,
-    of="peak flops",
-    source="between the two above",
+    source="FlashAttention-2 (arXiv 2307.08691): 50 to 73 % of A100 forward; 31 to 37 % of H100 (2407.08608)",
 )
 ELEMENTWISE = Assumption(
     what="elementwise passes, AdamW",
     share=0.80,
     of="memory bandwidth",
-    source="BabelStream on A100 and H100: 85 to 92 % for long vectors",
+    source="STREAM's triad takes about 90 % on A100 and H100, short kernels less",
 )
 COLLECTIVES = Assumption(
     what="collectives and transfers, in a node",
     share=0.75,
     of="a device's bandwidth in its node",
-    source="nccl-tests: bus bandwidth of 230 to 240 GB/s of 300 on eight A100",
+    source="nccl-tests on eight A100: about 230 of 300 GB/s of bus bandwidth",
 )
 NETWORK = Assumption(
     what="collectives and transfers between nodes",
     share=0.75,
     of="a device's share of the network",
-    source="nccl-tests over HDR and NDR: 80 to 92 %, less under other traffic",
+    source="nccl-tests over InfiniBand: 80 to 90 %, less under other traffic",
 )
-ASSUMPTIONS = (DENSE, ATTENTION, VISION, ELEMENTWISE, COLLECTIVES, NETWORK)
+ASSUMPTIONS = (DENSE, ATTENTION, ELEMENTWISE, COLLECTIVES, NETWORK)
+PRODUCTS = (
+    Op.TEACHER_LINEARS,
+    Op.TEACHER_VISION,
+    Op.STUDENT_LINEARS,
+    Op.STUDENT_VISION,
+    Op.RECALIBRATOR,
+    Op.TEACHER_HEAD,
+    Op.STUDENT_HEAD,
+)
+LINKS = (Op.TENSOR_PARALLEL, Op.PIPELINE, Op.FEATURES, Op.GATHERS, Op.REDUCTION)
+FREE = (
+    Op.TEACHER_LAYER_CALLS,
+    Op.STUDENT_UNIT_CALLS,
+    Op.TEACHER_LOADING,
+    Op.STUDENT_LOADING,
+    Op.RENDERING,
+)
+"""What assumed rates take to be hidden; a profile measures it."""
 UNCHARGED = (
     "launches of kernels and the work of the host; images, which other processes decode ahead; "
     "checkpoints; stragglers"
@@ -74,6 +86,8 @@ class Rates:
     """Whether FSDP's communication runs beside computation, as on a GPU's own stream."""
     cores: int | None
     """Cores that all ranks share; None where each has a device of its own."""
+    measured: str | None = None
+    """What measured them; None where they are assumed."""
 
     def seconds(self, cost: Cost) -> float:
         """Return the time of a cost, one operation after the other."""
@@ -82,20 +96,14 @@ class Rates:
 
 def assumed_rates(hardware: Hardware, layout: Layout) -> Rates:
     """Return the rates of a layout on hardware of which only the data sheet is known."""
-    dense, attention, vision = (
-        1 / (assumption.share * hardware.peak_flops) for assumption in (DENSE, ATTENTION, VISION)
-    )
+    dense, attention = (1 / (of.share * hardware.peak_flops) for of in (DENSE, ATTENTION))
     elementwise = 1 / (ELEMENTWISE.share * hardware.memory_bytes_per_s)
-    free = (Op.TEACHER_LAYER_CALLS, Op.STUDENT_UNIT_CALLS)
-    free += (Op.TEACHER_LOADING, Op.STUDENT_LOADING, Op.RENDERING)  # type: ignore[assignment]
     return Rates(
         seconds_per={
-            **dict.fromkeys((Op.TEACHER_LINEARS, Op.STUDENT_LINEARS, Op.RECALIBRATOR), dense),
-            **dict.fromkeys((Op.TEACHER_HEAD, Op.STUDENT_HEAD), dense),
+            **dict.fromkeys(PRODUCTS, dense),
             **dict.fromkeys((Op.TEACHER_ATTENTION, Op.STUDENT_ATTENTION), attention),
-            **dict.fromkeys((Op.TEACHER_VISION, Op.STUDENT_VISION), vision),
             **dict.fromkeys((Op.ELEMENTWISE, Op.OPTIMIZER), elementwise),
-            **dict.fromkeys(free, 0.0),
+            **dict.fromkeys(FREE, 0.0),
             **link_seconds(hardware, layout),
         },
         hides_gathers=hardware.cores is None,

@@ -149,11 +149,12 @@ class _Scene:
         """Load a unit, wait for its features, compute it with all ranks; the last of a step ends it."""
         run, engine = self.run, self.engine
         seconds = run.seconds_of(unit)
+        # FSDP gathers the first weights from all: a peer that has no features yet starves everybody.
         yield Compute(seconds.loading), Spent.COMPUTING
         if run.teacher is not None:
             yield self.features[unit].arrived, Spent.STARVED
             del self.features[unit]
-        yield self.barrier.arrive(engine), Spent.APART
+        yield self.barrier.arrive(engine), Spent.STARVED
         self.unit_starts[unit] = engine.now
         yield Compute(seconds.student), Spent.COMPUTING
         yield self.barrier.arrive(engine), Spent.APART
@@ -165,6 +166,7 @@ class _Scene:
 
     def end_step(self) -> None:
         """Note the clock and everybody's times."""
+        self.engine.settle()
         stages = {key: dict(times) for key, times in self.stages.items()}
         students = tuple(dict(times) for times in self.students)
         self.ends.append(StepEnd(now=self.engine.now, stages=stages, students=students))

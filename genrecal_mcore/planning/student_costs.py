@@ -15,8 +15,9 @@ from genrecal_mcore.planning.decoder_costs import (
     elementwise_bytes_per_token,
     linear_flops,
     projector_flops,
+    tower_attention_flops,
     tower_bytes,
-    tower_flops,
+    tower_linear_flops,
 )
 from genrecal_mcore.planning.shapes import DecoderShape, StudentShapes
 from genrecal_mcore.planning.sizes import ROOT, StudentTensor, layer_unit
@@ -51,8 +52,8 @@ class StudentSide:
     lora_r: int
     checkpointed_layers: int
     """Decoder layers that are computed again in the backward pass."""
-    accumulates: bool
-    """Whether a step has several microbatches, whose gradients are added up whole."""
+    accumulated_numel: int
+    """Numbers of the gradients that a microbatch adds up whole, where a step has several."""
 
     @property
     def learns(self) -> bool:
@@ -62,7 +63,8 @@ class StudentSide:
 
 def student_side(config: RunConfig, models: CountedModels) -> StudentSide:
     """Return the student side of a run."""
-    student, checkpoints = models.student, config.train.gradient_checkpointing
+    student = models.student
+    learning_numel = sum(tensor.numel for tensor in student.tensors if tensor.learns)
     return StudentSide(
         stage=stage_of(config),
         shapes=student.shapes,
@@ -71,17 +73,14 @@ def student_side(config: RunConfig, models: CountedModels) -> StudentSide:
         teacher_vocab_size=models.teacher.language.vocab_size if models.teacher else 0,
         recalibrator_layers=config.recalibrator.num_layers,
         lora_r=config.student.lora.r,
-        checkpointed_layers=student.shapes.body.num_layers if checkpoints else 0,
-        accumulates=config.may_accumulate,
+        checkpointed_layers=config.train.num_checkpointed(student.shapes.body.num_layers),
+        accumulated_numel=learning_numel if config.may_accumulate else 0,
     )
 
 
 def unit_cost(side: StudentSide, unit: UnitSize) -> Cost:
-    """Return what one rank computes for a unit, forward and backward, FSDP's traffic left out."""
+    """Return what one rank computes for a unit, forward and backward, FSDP's traffic and loading left out."""
     parts = [vision_cost(side, unit.student), body_cost(side, unit.student), {Op.STUDENT_UNIT_CALLS: 1}]
-    parts.append({Op.STUDENT_LOADING: len(unit.samples)})
-    if side.stage.has_teacher:
-        parts.append({Op.RENDERING: len(unit.samples)})
     paths = []
     if side.stage.student_path:
         paths.append(unit.recalibrated)
@@ -92,9 +91,7 @@ def unit_cost(side: StudentSide, unit: UnitSize) -> Cost:
         parts += [recalibrator_cost(side, path, payload_rows=payload), teacher_head_cost(side, path)]
     if side.stage.student_ce:
         parts.append(student_head_cost(side, unit.student))
-    if side.accumulates:
-        learning = sum(tensor.numel for tensor in side.tensors if tensor.learns)
-        parts.append({Op.ELEMENTWISE: ACCUMULATION_BYTES * learning})
+    parts.append({Op.ELEMENTWISE: ACCUMULATION_BYTES * side.accumulated_numel})
     return total(*parts)
 
 
@@ -104,8 +101,9 @@ def vision_cost(side: StudentSide, size: PackedSize) -> Cost:
     passes = 3 if side.stage.student_learns == "all_but_vision_encoder" else 1
     element_size = side.shapes.element_size
     return {
-        Op.STUDENT_VISION: sum(tower_flops(vision, item) for item in items)
+        Op.STUDENT_VISION: sum(tower_linear_flops(vision, item) for item in items)
         + passes * projector_flops(vision, sum(items)),
+        Op.STUDENT_ATTENTION: sum(tower_attention_flops(vision, item) for item in items),
         Op.ELEMENTWISE: sum(tower_bytes(vision, item, element_size=element_size) for item in items),
     }
 
@@ -133,11 +131,8 @@ def body_cost(side: StudentSide, size: PackedSize) -> Cost:
 
 
 def unasked_flops(side: StudentSide, size: PackedSize) -> float:
-    """Return what the first layer's q, k and v save with LoRA: nothing before them asks for a gradient.
-
-    Under checkpointing transformers lets the embeddings ask for one.
-    """
-    if side.stage.student_learns != "lora" or side.checkpointed_layers:
+    """Return what the first layer's q, k and v save with LoRA: nothing before them asks for a gradient."""
+    if side.stage.student_learns != "lora":
         return 0.0
     shape = side.shapes.body
     rows = (shape.num_heads + 2 * shape.num_groups) * shape.head_dim

@@ -2,14 +2,15 @@
 
 from genrecal_mcore.models.teacher.stage import item_bounds
 from genrecal_mcore.parallel import MeshSpec
-from genrecal_mcore.planning.costs import Cost, Op, total
+from genrecal_mcore.planning.costs import Cost, Op, flops_of, total
 from genrecal_mcore.planning.decoder_costs import (
     attention_flops,
     elementwise_bytes_per_token,
     linear_flops,
     projector_flops,
+    tower_attention_flops,
     tower_bytes,
-    tower_flops,
+    tower_linear_flops,
 )
 from genrecal_mcore.planning.shapes import TeacherShapes
 from genrecal_mcore.planning.workload import PackedSize
@@ -56,17 +57,18 @@ def images_cost(shapes: TeacherShapes, mesh: MeshSpec, size: PackedSize) -> Cost
     items = size.features_per_item
     shares = [items[first:last] for first, last in item_bounds(len(items), mesh.tp)]
     costs = [_share_cost(shapes, share) for share in shares]
-    fullest = max(costs, key=lambda cost: cost[Op.TEACHER_VISION])
+    fullest = max(costs, key=flops_of)
     padded = mesh.tp * max(sum(share) for share in shares)
     return total(fullest, {Op.TENSOR_PARALLEL: exchanged_bytes(shapes, mesh.tp, padded)})
 
 
 def _share_cost(shapes: TeacherShapes, items: tuple[int, ...]) -> Cost:
-    vision = shapes.vision
+    vision, size = shapes.vision, shapes.element_size
     return {
-        Op.TEACHER_VISION: sum(tower_flops(vision, item) for item in items)
+        Op.TEACHER_VISION: sum(tower_linear_flops(vision, item) for item in items)
         + projector_flops(vision, sum(items)),
-        Op.ELEMENTWISE: sum(tower_bytes(vision, item, element_size=shapes.element_size) for item in items),
+        Op.TEACHER_ATTENTION: sum(tower_attention_flops(vision, item) for item in items),
+        Op.ELEMENTWISE: sum(tower_bytes(vision, item, element_size=size) for item in items),
     }
 
 

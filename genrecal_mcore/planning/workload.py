@@ -3,6 +3,7 @@
 Pure numbers: no text, no pixels.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ SPREAD = 0.5
 """Drawn samples have between 1 - SPREAD and 1 + SPREAD times the mean tokens, all equally likely."""
 QUESTION_TEXT_TOKENS = 128
 """Tokens of the chat header and the question's text; what is left beside them and the answer is an image."""
+
+
+def longest_drawn(mean_tokens: int) -> int:
+    """Return the most tokens of a sample that is drawn around a mean."""
+    return math.ceil((1 + SPREAD) * mean_tokens)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +124,15 @@ class Workload:
             raise ValueError(
                 f"samples have {shortest} tokens on average, but their answers {self.answer_tokens}; "
                 "lower --answer-tokens or raise --teacher-tokens and --student-tokens"
+            )
+
+    def check_lengths(self, max_tokens: int) -> None:
+        """Raise `ValueError` when samples may be drawn that are longer than a run accepts."""
+        mean = max(self.teacher_tokens, self.student_tokens)
+        if longest_drawn(mean) > max_tokens:
+            raise ValueError(
+                f"samples of {mean} tokens on average have up to {longest_drawn(mean)}, data.max_tokens is "
+                f"{max_tokens}; give the data's own --teacher-tokens, --student-tokens and --answer-tokens"
             )
 
     def draw(self, num_samples: int, *, step: int) -> list[PairedSize]:

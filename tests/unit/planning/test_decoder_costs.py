@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genrecal_mcore.models.vision import image_features
-from genrecal_mcore.planning.decoder_costs import projector_flops, tower_flops
+from genrecal_mcore.planning.decoder_costs import projector_flops, tower_attention_flops, tower_linear_flops
 from genrecal_mcore.planning.shapes import vision_shape
 from tests.helpers.counted_flops import counted_flops
 from tests.helpers.planned import published_tower
@@ -27,5 +27,6 @@ def test_images_have_the_flops_that_torch_counts(name: str, device: str) -> None
         pixels = torch.zeros(int(GRID.prod(-1).sum()), shape.pixels_per_patch)
     with torch.no_grad(), counted_flops() as counter:
         image_features(model.model, pixels, grid)
-    counted = sum(tower_flops(shape, item) for item in items) + projector_flops(shape, sum(items))
+    counted = projector_flops(shape, sum(items))
+    counted += sum(tower_linear_flops(shape, n) + tower_attention_flops(shape, n) for n in items)
     assert counted == counter.get_total_flops()
