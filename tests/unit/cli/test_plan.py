@@ -27,8 +27,11 @@ def run(
     config["mesh"] = {"teacher": {"pp": 2}, "student": {"dp": 2}}
     write_run_config(RunConfig.model_validate(config), tmp_path / "given.yaml")
 
-    def call(verb: str, *arguments: str, world_size: int = 4) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["genrecal", verb, str(tmp_path / "given.yaml"), *arguments])
+    def call(
+        verb: str, *arguments: str, world_size: int = 4, has_config: bool = True
+    ) -> tuple[int, str, str]:
+        given = [str(tmp_path / "given.yaml")] if has_config else []
+        monkeypatch.setattr("sys.argv", ["genrecal", verb, *given, *arguments])
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", str(world_size))
         monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -124,3 +127,53 @@ def test_a_vocabulary_that_the_loss_budget_cannot_hold_is_refused(
     (teacher / "teacher.json").write_text(json.dumps(manifest))
     code, out, err = run("plan", f"teacher.checkpoint={teacher}", "loss.memory_budget_mib=1")
     assert (code, out) == (2, "") and "do not hold one row of logits over 100000 tokens" in err
+
+
+def test_a_gpu_type_adds_times_and_what_they_assume(run: Run) -> None:
+    code, out, err = run("plan", "--gpu", "A100-40G", "--teacher-tokens", "60", "--answer-tokens", "9")
+    assert (code, err) == (0, "")
+    assert "Every rank fits into the 39.4 GiB of a GPU" in out
+    assert "what a unit costs a rank, on average" in out and "teacher stage 1" in out
+    assert "A step of 4 samples takes" in out and "days for 4 samples" in out
+    assert "45% of peak flops for products with weights" in out and "NVIDIA A100 data sheet" in out
+
+
+PAIR = ("--teacher", "internvl2.5-8b", "--student", "INTERNVL2.5-1b", "--gpus", "8", "--gpu", "h100-80g")
+
+
+def test_without_a_configuration_it_compares_layouts_and_prints_keys(run: Run) -> None:
+    code, out, err = run("plan", *PAIR, "--top", "2", "train.lr=2e-4", has_config=False)
+    assert (code, err) == (0, "")
+    assert "teacher tp x pp x dp" in out and "ZeRO-3 over the same 8 GPUs" in out
+    assert "The paper took 5 to 7 days" in out
+    keys = out.rstrip().splitlines()[-1].split()
+    assert keys[0].startswith("mesh.teacher.tp=") and "transfer.prefetch=4" in keys
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--gpus", "8"), "--student is missing; name a CONFIG, or both models"),
+        (("--student", "qwen2-vl-2b"), "--gpus is missing"),
+        (("--student", "qwen2-vl-2b", "--gpus", "8"), "--teacher is missing; stage 2 needs one"),
+        (PAIR[:-2], "--gpu is missing"),
+        ((*PAIR[:-1], "v100"), "--gpu v100 is not known; did you mean"),
+        (("--teacher", "internvl2.5-9b", *PAIR[2:]), "did you mean InternVL2.5-"),
+        ((*PAIR, "train.lrr=1"), "train.lrr is not a key"),
+    ],
+)
+def test_a_question_that_lacks_something_is_refused(
+    arguments: tuple[str, ...], message: str, run: Run
+) -> None:
+    code, out, err = run("plan", *arguments, has_config=False)
+    assert (code, out) == (2, "") and message in err
+
+
+def test_samples_longer_than_the_run_accepts_are_refused(run: Run) -> None:
+    code, _, err = run("plan", "--gpu", "h200", "data.max_tokens=192")
+    assert code == 2 and "samples of 2500 tokens on average have up to 3750" in err
+
+
+def test_a_configuration_beside_models_is_refused(run: Run) -> None:
+    code, _, err = run("plan", *PAIR)
+    assert code == 2 and "propose layouts and take no CONFIG" in err
