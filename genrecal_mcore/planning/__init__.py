@@ -22,7 +22,13 @@ from genrecal_mcore.planning.models import (
 )
 from genrecal_mcore.planning.parts import Part, RankKind
 from genrecal_mcore.planning.planned_run import SAMPLES, SAMPLES_PER_STEP, planned_run, samples_of_run
-from genrecal_mcore.planning.profile_record import Profile, check_profile, load_profile, measured_rates
+from genrecal_mcore.planning.profile_record import (
+    Profile,
+    check_profile,
+    load_profile,
+    measured_rates,
+    write_profile,
+)
 from genrecal_mcore.planning.proposals import Proposal, overrides, propose
 from genrecal_mcore.planning.rates import Rates, assumed_rates
 from genrecal_mcore.planning.table import Row, fit_text, memory_header, memory_rows, notes
@@ -32,6 +38,7 @@ from genrecal_mcore.planning.timing_table import (
     UNIT_HEADER,
     assumption_lines,
     prediction_lines,
+    profile_rows,
     proposal_row,
     refusal_lines,
     unit_rows,
@@ -89,6 +96,7 @@ __all__ = [
     "predict",
     "predict_workload",
     "prediction_lines",
+    "profile_rows",
     "proposal_row",
     "propose",
     "refusal_lines",
@@ -97,6 +105,7 @@ __all__ = [
     "timed_layout",
     "unit_rows",
     "workload_line",
+    "write_profile",
     "zero3",
     "zero3_lines",
 ]

@@ -28,6 +28,7 @@ class Op(StrEnum):
     STUDENT_LOADING = "student, samples with images"
     RENDERING = "samples without images"
     TENSOR_PARALLEL = "tensor-parallel collectives"
+    COLLECTIVE_CALLS = "starts of collectives"
     PIPELINE = "hidden states to the next stage"
     FEATURES = "features to the students"
     GATHERS = "FSDP, gathered weights"
@@ -44,6 +45,7 @@ UNITS = {
     Op.STUDENT_LOADING: "sample",
     Op.RENDERING: "sample",
     Op.TENSOR_PARALLEL: "byte",
+    Op.COLLECTIVE_CALLS: "call",
     Op.PIPELINE: "byte",
     Op.FEATURES: "byte",
     Op.GATHERS: "byte",

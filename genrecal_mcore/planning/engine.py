@@ -54,11 +54,13 @@ class _Rank:
 class Engine:
     """Runs ranks until none can go on.
 
-    `cores` are shared by all that compute; None where everybody has a device of its own.
+    `cores` are shared by all that compute; None where everybody has a device of its own. When all cores are
+    busy each is as fast as `crowded_pace` says, as they share caches and memory.
     """
 
-    def __init__(self, cores: int | None = None) -> None:
+    def __init__(self, cores: int | None = None, *, crowded_pace: float = 1.0) -> None:
         self.cores = cores
+        self.crowded_pace = crowded_pace
         self.now = 0.0
         self._ready: deque[_Rank] = deque()
         self._computing: list[tuple[float, int, _Rank]] = []
@@ -138,6 +140,8 @@ class Engine:
 
     def _pace(self) -> float:
         """Return how fast each computing rank computes: its share of the cores, at most one."""
-        if self.cores is None or self._num_computing <= self.cores:
+        if self.cores is None or self._num_computing <= 1:
             return 1.0
-        return self.cores / self._num_computing
+        busy = min(self._num_computing, self.cores)
+        crowding = (busy - 1) / max(1, self.cores - 1)
+        return busy / self._num_computing * (1.0 - (1.0 - self.crowded_pace) * crowding)

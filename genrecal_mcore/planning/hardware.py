@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass, replace
 
 GIB = 2**30
+MOST_RANKS_ON_A_CPU = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,17 +91,17 @@ GPUS = {gpu.name: gpu for gpu in _TYPES}
 
 def this_machine() -> Hardware:
     """Return this machine's CPU. Its numbers are rough; `genrecal profile` measures what a run reaches."""
-    cores = os.cpu_count() or 1
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware(
         name="cpu",
         peak_flops=50e9,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // cores,
+        memory_bytes=memory_bytes,
         memory_bytes_per_s=5e9,
         node_bytes_per_s=1e9,
         network_bytes_per_s=1e9,
-        devices_per_node=cores,
+        devices_per_node=MOST_RANKS_ON_A_CPU,
         source="rough; profile the run on this machine",
-        cores=cores,
+        cores=os.cpu_count() or 1,
     )
 
 

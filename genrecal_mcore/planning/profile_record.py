@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.parallel import Layout
@@ -24,6 +24,8 @@ class Profile(BaseModel):
     dtype: str
     cores: int | None
     """Cores that ranks share on a CPU; None on GPUs."""
+    crowded_pace: float = Field(gt=0, le=1)
+    """How fast a core is while the others compute too, in times of its pace alone; 1 on GPUs."""
     seconds_per: dict[Op, float]
     """Of a flop, a byte, a call, a sample."""
 
@@ -43,6 +45,14 @@ def load_profile(path: Path) -> Profile:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"--profile: {path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def write_profile(profile: Profile, path: Path) -> None:
+    """Write a profile under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial_{path.name}")
+    partial.write_text(profile.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
 
 
 def check_profile(profile: Profile, config: RunConfig) -> None:
@@ -74,5 +84,6 @@ def measured_rates(profile: Profile, hardware: Hardware, layout: Layout) -> Rate
         seconds_per={**assumed.seconds_per, Op.ELEMENTWISE: 0.0, **measured},
         hides_gathers=profile.cores is None,
         cores=profile.cores,
+        crowded_pace=profile.crowded_pace,
         measured=profile.title,
     )

@@ -51,6 +51,8 @@ NETWORK = Assumption(
     of="a device's share of the network",
     source="nccl-tests over InfiniBand: 80 to 90 %, less under other traffic",
 )
+COLLECTIVE_START_S = 20e-6
+"""A small collective over eight A100 by nccl-tests; more over nodes, where FSDP hides it."""
 ASSUMPTIONS = (DENSE, ATTENTION, ELEMENTWISE, COLLECTIVES, NETWORK)
 PRODUCTS = (
     Op.TEACHER_LINEARS,
@@ -86,6 +88,8 @@ class Rates:
     """Whether FSDP's communication runs beside computation, as on a GPU's own stream."""
     cores: int | None
     """Cores that all ranks share; None where each has a device of its own."""
+    crowded_pace: float = 1.0
+    """How fast a core is while the others compute too, in times of its pace alone."""
     measured: str | None = None
     """What measured them; None where they are assumed."""
 
@@ -104,6 +108,7 @@ def assumed_rates(hardware: Hardware, layout: Layout) -> Rates:
             **dict.fromkeys((Op.TEACHER_ATTENTION, Op.STUDENT_ATTENTION), attention),
             **dict.fromkeys((Op.ELEMENTWISE, Op.OPTIMIZER), elementwise),
             **dict.fromkeys(FREE, 0.0),
+            Op.COLLECTIVE_CALLS: COLLECTIVE_START_S,
             **link_seconds(hardware, layout),
         },
         hides_gathers=hardware.cores is None,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from genrecal_mcore.parallel import MeshSpec
 from genrecal_mcore.planning.engine import Compute, Engine, Process, Signal, Spent, Times
 from genrecal_mcore.planning.rendezvous import Barrier, Link, Message
-from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT
+from genrecal_mcore.training.ahead import begun_ahead
+from genrecal_mcore.training.pipeline import MAX_SENDS_IN_FLIGHT, RECEIVES_AHEAD
 from genrecal_mcore.transfer import RoutePlan, Unit, units_of_replica, units_of_student
 
 
@@ -23,14 +24,16 @@ class UnitSeconds:
     """Forward and backward on the student rank."""
     stages: tuple[float, ...] = ()
     """Each pipeline stage of the teacher; empty without one."""
+    decoding: float = 0.0
+    """The first of them loads the samples with their images."""
+    rendering: float = 0.0
+    """The others load them without."""
     hop: float = 0.0
     """Hidden states to the next stage."""
     transfer: float = 0.0
     """Features to the student rank."""
-    posting: float = 0.0
-    """The student rank renders the teacher's tokens, so as to know what will come."""
     loading: float = 0.0
-    """The student rank loads its own batch."""
+    """The student rank loads its own batch, and the teacher's tokens so as to know what will come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,8 @@ class SimulatedRun:
     """Seconds after a step's last unit: gradients reduced, weights updated."""
     cores: int | None = None
     """Cores that all ranks share; None where each has a device of its own."""
+    crowded_pace: float = 1.0
+    """See `engine.Engine`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +93,7 @@ class _Scene:
 
     def __init__(self, run: SimulatedRun) -> None:
         self.run = run
-        self.engine = Engine(run.cores)
+        self.engine = Engine(run.cores, crowded_pace=run.crowded_pace)
         self.features: Messages = defaultdict(Message)
         """From the teacher's last stages to the student ranks."""
         self.ingress = [Link() for _ in range(run.plan.student_dp)]
@@ -109,54 +114,59 @@ class _Scene:
 
     def teacher_stage(self, replica: int, *, stage: int, source: Messages, target: Messages) -> Process:
         """Mirror `training.teacher_loop.run_teacher` for the tp ranks of a stage, which keep step."""
-        run, engine, mesh = self.run, self.engine, self.run.teacher
+        run, mesh = self.run, self.run.teacher
         assert mesh is not None
-        is_last = stage == mesh.pp - 1
+        is_first, is_last = stage == 0, stage == mesh.pp - 1
         limit = run.prefetch if is_last else MAX_SENDS_IN_FLIGHT
         in_flight: deque[Signal] = deque()
         egress = Link()
-        for unit in units_of_replica(replica, run.plan, 0, run.num_steps):
-            seconds = run.seconds_of(unit)
-            if stage > 0:
-                source[unit].ask(engine)
+        begun: list[Unit] = []
+        planned = units_of_replica(replica, run.plan, 0, run.num_steps)
+        for unit, _ in begun_ahead(planned, begun.append, depth=0 if is_first else RECEIVES_AHEAD):
+            for other in begun:
+                seconds = run.seconds_of(other)
+                loading = seconds.decoding if is_first else seconds.rendering
+                yield Compute(loading, mesh.tp), Spent.COMPUTING
+                if not is_first:
+                    source[other].ask(self.engine)
+            begun.clear()
+            if not is_first:
                 yield source[unit].arrived, Spent.STARVED
                 del source[unit]
+            seconds = run.seconds_of(unit)
             yield Compute(seconds.stages[stage], mesh.tp), Spent.COMPUTING
             while len(in_flight) >= limit:
                 yield in_flight.popleft(), Spent.BLOCKED
             links = (egress, self.ingress[unit.student_rank]) if is_last else (egress,)
             duration = seconds.transfer if is_last else seconds.hop
-            target[unit].offer(engine, seconds=duration, links=links)
+            target[unit].offer(self.engine, seconds=duration, links=links)
             in_flight.append(target[unit].arrived)
 
     def student_rank(self, rank: int) -> Process:
         """Mirror `training.student_feed` and `training.student_loop`."""
         run = self.run
-        ahead: deque[Unit] = deque()
-        for unit in units_of_student(
+        begun: list[Unit] = []
+        planned = units_of_student(
             rank, num_microbatches=run.plan.num_microbatches, first_step=0, last_step=run.num_steps
-        ):
-            if run.teacher is not None:
-                yield Compute(run.seconds_of(unit).posting), Spent.COMPUTING
-                self.features[unit].ask(self.engine)
-            ahead.append(unit)
-            if len(ahead) > run.prefetch:
-                yield from self.train_on(ahead.popleft())
-        while ahead:
-            yield from self.train_on(ahead.popleft())
+        )
+        for unit, _ in begun_ahead(planned, begun.append, depth=run.prefetch):
+            for other in begun:
+                yield Compute(run.seconds_of(other).loading), Spent.COMPUTING
+                if run.teacher is not None:
+                    self.features[other].ask(self.engine)
+            begun.clear()
+            yield from self.train_on(unit)
 
     def train_on(self, unit: Unit) -> Process:
-        """Load a unit, wait for its features, compute it with all ranks; the last of a step ends it."""
+        """Wait for a unit's features, compute it with all ranks; the last of a step ends it."""
         run, engine = self.run, self.engine
-        seconds = run.seconds_of(unit)
-        # FSDP gathers the first weights from all: a peer that has no features yet starves everybody.
-        yield Compute(seconds.loading), Spent.COMPUTING
         if run.teacher is not None:
             yield self.features[unit].arrived, Spent.STARVED
             del self.features[unit]
+        # FSDP gathers the first weights from all: a peer that has no features yet starves everybody.
         yield self.barrier.arrive(engine), Spent.STARVED
         self.unit_starts[unit] = engine.now
-        yield Compute(seconds.student), Spent.COMPUTING
+        yield Compute(run.seconds_of(unit).student), Spent.COMPUTING
         yield self.barrier.arrive(engine), Spent.APART
         if unit.microbatch == run.plan.num_microbatches(unit.step) - 1:
             yield Compute(run.step_end), Spent.COMPUTING

@@ -28,7 +28,7 @@ from genrecal_mcore.training.stages import Stage, stage_of
 FP32_SIZE = 4
 TEACHER_HEAD_PRODUCTS = 3
 """Logits of both sides and the gradient of one; the head itself has none."""
-TEACHER_HEAD_PASSES, STUDENT_HEAD_PASSES = 20, 10
+TEACHER_HEAD_PASSES, STUDENT_HEAD_PASSES = 24, 8
 """Reads and writes of a logit in fp32 between the products."""
 ADAMW_BYTES = 32
 """Of a learning number: weight, gradient and both moments read, all but the gradient written; and the
@@ -207,11 +207,13 @@ def student_head_cost(side: StudentSide, size: PackedSize) -> Cost:
 
 def gathered_cost(side: StudentSide, *, dp: int) -> Cost:
     """Return what a rank receives of weights for a unit."""
-    whole = sum(
-        gathers_of(side, tensor) * dp * tensor.local_numel(dp) * side.shapes.element_size
-        for tensor in side.tensors
+    if dp == 1:
+        return {}
+    passes = {tensor.unit: gathers_of(side, tensor) for tensor in side.tensors}
+    whole = side.shapes.element_size * sum(
+        passes[tensor.unit] * dp * tensor.local_numel(dp) for tensor in side.tensors
     )
-    return {Op.GATHERS: (dp - 1) / dp * whole}
+    return {Op.GATHERS: (dp - 1) / dp * whole, Op.COLLECTIVE_CALLS: sum(passes.values())}
 
 
 def gathers_of(side: StudentSide, tensor: StudentTensor) -> int:
@@ -229,10 +231,14 @@ def gathers_of(side: StudentSide, tensor: StudentTensor) -> int:
 
 
 def step_cost(side: StudentSide, *, dp: int) -> Cost:
-    """Return what a rank does once a step: reduces gradients in fp32, and updates its shards."""
+    """Return what a rank does once a step: reduces gradients in fp32, unit by unit, and updates its shards.
+
+    Two more collectives make the gradient's norm and the step's metrics.
+    """
     learning = [tensor for tensor in side.tensors if tensor.learns]
+    update = {Op.OPTIMIZER: float(ADAMW_BYTES * sum(tensor.local_numel(dp) for tensor in learning))}
+    if dp == 1:
+        return update
     whole = FP32_SIZE * sum(dp * tensor.local_numel(dp) for tensor in learning)
-    return {
-        Op.REDUCTION: (dp - 1) / dp * whole,
-        Op.OPTIMIZER: ADAMW_BYTES * sum(tensor.local_numel(dp) for tensor in learning),
-    }
+    calls = len({tensor.unit for tensor in learning}) + 2
+    return update | {Op.REDUCTION: (dp - 1) / dp * whole, Op.COLLECTIVE_CALLS: calls}

@@ -2,7 +2,7 @@
 
 from genrecal_mcore.models.teacher.stage import item_bounds
 from genrecal_mcore.parallel import MeshSpec
-from genrecal_mcore.planning.costs import Cost, Op, flops_of, total
+from genrecal_mcore.planning.costs import Cost, Op, flops_of, times, total
 from genrecal_mcore.planning.decoder_costs import (
     attention_flops,
     elementwise_bytes_per_token,
@@ -17,7 +17,7 @@ from genrecal_mcore.planning.workload import PackedSize
 
 COLLECTIVES_PER_LAYER = 4
 """Of `[t, h]` with sequence parallelism: gathered before and scattered after attention and MLP. Without it,
-two all-reduces move as much.
+two all-reduces, each of which moves as much as two of them.
 """
 
 
@@ -28,10 +28,7 @@ def stage_cost(shapes: TeacherShapes, mesh: MeshSpec, size: PackedSize, *, stage
     if stage == 0:
         parts.append(images_cost(shapes, mesh, size))
         # The vocabulary is cut over tp: an all-reduce of `[t, h]` makes the embeddings whole.
-        parts.append({Op.TENSOR_PARALLEL: 2 * exchanged_bytes(shapes, mesh.tp, size.tokens)})
-        parts.append({Op.TEACHER_LOADING: size.num_samples})
-    else:
-        parts.append({Op.RENDERING: size.num_samples})
+        parts.append(exchange_cost(mesh.tp, 2 * exchanged_bytes(shapes, mesh.tp, size.tokens), calls=1))
     return total(*parts)
 
 
@@ -41,13 +38,15 @@ def layers_cost(shapes: TeacherShapes, mesh: MeshSpec, size: PackedSize, *, num_
     moved = elementwise_bytes_per_token(
         body, element_size=shapes.element_size, tp=tp, sequence_parallel=mesh.sequence_parallel
     )
-    return {
-        Op.TEACHER_LINEARS: num_layers * linear_flops(body, size.tokens) / tp,
-        Op.TEACHER_ATTENTION: num_layers * attention_flops(body, size) / tp,
-        Op.ELEMENTWISE: num_layers * moved * size.tokens,
-        Op.TENSOR_PARALLEL: num_layers * COLLECTIVES_PER_LAYER * exchanged_bytes(shapes, tp, size.tokens),
-        Op.TEACHER_LAYER_CALLS: num_layers,
+    layer = {
+        Op.TEACHER_LINEARS: linear_flops(body, size.tokens) / tp,
+        Op.TEACHER_ATTENTION: attention_flops(body, size) / tp,
+        Op.ELEMENTWISE: moved * size.tokens,
+        Op.TEACHER_LAYER_CALLS: 1,
     }
+    exchanged = COLLECTIVES_PER_LAYER * exchanged_bytes(shapes, tp, size.tokens)
+    calls = COLLECTIVES_PER_LAYER if mesh.sequence_parallel else COLLECTIVES_PER_LAYER // 2
+    return times(total(layer, exchange_cost(tp, exchanged, calls=calls)), num_layers)
 
 
 def images_cost(shapes: TeacherShapes, mesh: MeshSpec, size: PackedSize) -> Cost:
@@ -59,7 +58,7 @@ def images_cost(shapes: TeacherShapes, mesh: MeshSpec, size: PackedSize) -> Cost
     costs = [_share_cost(shapes, share) for share in shares]
     fullest = max(costs, key=flops_of)
     padded = mesh.tp * max(sum(share) for share in shares)
-    return total(fullest, {Op.TENSOR_PARALLEL: exchanged_bytes(shapes, mesh.tp, padded)})
+    return total(fullest, exchange_cost(mesh.tp, exchanged_bytes(shapes, mesh.tp, padded), calls=1))
 
 
 def _share_cost(shapes: TeacherShapes, items: tuple[int, ...]) -> Cost:
@@ -70,6 +69,11 @@ def _share_cost(shapes: TeacherShapes, items: tuple[int, ...]) -> Cost:
         Op.TEACHER_ATTENTION: sum(tower_attention_flops(vision, item) for item in items),
         Op.ELEMENTWISE: sum(tower_bytes(vision, item, element_size=size) for item in items),
     }
+
+
+def exchange_cost(tp: int, num_bytes: float, *, calls: int) -> Cost:
+    """Return the cost of collectives over tp ranks, each of which sends `num_bytes` in so many calls."""
+    return {Op.TENSOR_PARALLEL: num_bytes, Op.COLLECTIVE_CALLS: calls} if tp > 1 else {}
 
 
 def exchanged_bytes(shapes: TeacherShapes, tp: int, tokens: int) -> float:

@@ -133,10 +133,12 @@ def stage_occupancy(timed: TimedLayout, simulated: Simulated) -> tuple[float, ..
     )
 
 
-def simulated_run(timed: TimedLayout, samples_of_step: SamplesOfStep) -> SimulatedRun:
+def simulated_run(
+    timed: TimedLayout, samples_of_step: SamplesOfStep, *, num_steps: int = SIMULATED_STEPS
+) -> SimulatedRun:
     """Return the run of a layout over samples of given sizes."""
     batch, teacher = batch_shape(timed.config), timed.layout.teacher
-    steps = [units_of(samples_of_step(step), batch) for step in range(SIMULATED_STEPS)]
+    steps = [units_of(samples_of_step(step), batch) for step in range(num_steps)]
     varies = batch.unit_tokens is not None
     seconds = [[unit_seconds(timed, size) for size in units] for units in steps]
 
@@ -152,28 +154,35 @@ def simulated_run(timed: TimedLayout, samples_of_step: SamplesOfStep) -> Simulat
         ),
         teacher=teacher,
         prefetch=timed.config.transfer.prefetch,
-        num_steps=SIMULATED_STEPS,
+        num_steps=num_steps,
         seconds_of=seconds_of,
         step_end=timed.rates.seconds(step_cost(timed.side, dp=batch.student_dp)),
         cores=timed.rates.cores,
+        crowded_pace=timed.rates.crowded_pace,
     )
 
 
 def unit_seconds(timed: TimedLayout, size: UnitSize) -> UnitSeconds:
     """Return what one unit takes, piece by piece."""
     rates, mesh, teacher = timed.rates, timed.layout.teacher, timed.models.teacher
-    loading = rates.seconds({Op.STUDENT_LOADING: len(size.samples)})
     student = student_seconds(timed, unit_cost(timed.side, size))
     if mesh is None or teacher is None:
-        return UnitSeconds(student=student, loading=loading)
+        return UnitSeconds(student=student, loading=loading_seconds(timed, size, Op.STUDENT_LOADING))
+    rendering = loading_seconds(timed, size, Op.RENDERING)
     return UnitSeconds(
         student=student,
-        loading=loading,
-        posting=rates.seconds({Op.RENDERING: len(size.samples)}),
+        loading=loading_seconds(timed, size, Op.STUDENT_LOADING) + rendering,
         stages=tuple(rates.seconds(cost) for cost in stage_costs(timed, size)),
+        decoding=loading_seconds(timed, size, Op.TEACHER_LOADING),
+        rendering=rendering,
         hop=rates.seconds({Op.PIPELINE: hidden_states_bytes(teacher.shapes, mesh, size.teacher)}),
         transfer=rates.seconds({Op.FEATURES: features_bytes(timed, size)}),
     )
+
+
+def loading_seconds(timed: TimedLayout, size: UnitSize, op: Op) -> float:
+    """Return the time in which a rank loads a unit; none where other processes do it ahead."""
+    return 0.0 if timed.config.data.num_workers else timed.rates.seconds({op: len(size.samples)})
 
 
 def stage_costs(timed: TimedLayout, size: UnitSize) -> list[Cost]:

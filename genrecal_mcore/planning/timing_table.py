@@ -1,10 +1,12 @@
 """Times of layouts as text: the comparison, what a unit costs where, and what was assumed."""
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from genrecal_mcore.planning.costs import UNITS, Cost, Op, flops_of
 from genrecal_mcore.planning.hardware import Hardware
 from genrecal_mcore.planning.parts import RankKind
+from genrecal_mcore.planning.profile_record import Profile
 from genrecal_mcore.planning.proposals import Proposal, Proposals
 from genrecal_mcore.planning.rates import ASSUMPTIONS, UNCHARGED, Rates
 from genrecal_mcore.planning.table import Row, bytes_text
@@ -38,7 +40,7 @@ def proposal_row(proposal: Proposal, *, samples: int) -> Row:
     *stages, student = proposal.kinds
     return (
         f"{teacher.tp} x {teacher.pp} x {teacher.dp}" if teacher else "",
-        "+".join(map(str, layers_per_stage(proposal.timed))),
+        split_text(proposal.timed),
         str(config.mesh.student.dp),
         f"{train.micro_batch_size} x {train.accumulation_steps}",
         recomputation_text(proposal.timed),
@@ -52,13 +54,15 @@ def proposal_row(proposal: Proposal, *, samples: int) -> Row:
     )
 
 
-def layers_per_stage(timed: TimedLayout) -> tuple[int, ...]:
-    """Return how many of the teacher's layers each pipeline stage holds; none without a teacher."""
+def split_text(timed: TimedLayout) -> str:
+    """Return how many of the teacher's layers each pipeline stage holds, e.g. `3+25+2x26`."""
     mesh, teacher = timed.layout.teacher, timed.models.teacher
     if mesh is None or teacher is None:
-        return ()
+        return ""
     num_layers = teacher.language.num_layers
-    return tuple(len(mesh.layers_of_stage(stage, num_layers=num_layers)) for stage in range(mesh.pp))
+    counts = [len(mesh.layers_of_stage(stage, num_layers=num_layers)) for stage in range(mesh.pp)]
+    runs = [(count, len(list(stages))) for count, stages in groupby(counts)]
+    return "+".join(f"{stages}x{count}" if stages > 1 else str(count) for count, stages in runs)
 
 
 def recomputation_text(timed: TimedLayout) -> str:
@@ -158,6 +162,18 @@ def assumption_lines(hardware: Hardware, rates: Rates) -> list[str]:
     ]
     lines += [f"  {a.share:.0%} of {a.of} for {a.what} ({a.source})" for a in ASSUMPTIONS]
     return [*lines, f"Not charged: {UNCHARGED}."]
+
+
+def profile_rows(profile: Profile) -> list[Row]:
+    """Return what a profile measured, a row an operation: rates, or the time of one."""
+    rows: list[Row] = []
+    for op, seconds in sorted(profile.seconds_per.items(), key=lambda entry: list(Op).index(entry[0])):
+        unit = UNITS[op]
+        text = f"{milliseconds(seconds)} a {unit}" if unit in ("call", "sample") else "too fast to be seen"
+        if seconds > 0.0 and unit not in ("call", "sample"):
+            text = f"{scaled(1 / seconds)}{unit}/s"
+        rows.append((str(op), text))
+    return rows
 
 
 def workload_line(workload: Workload) -> str:

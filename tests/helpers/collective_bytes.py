@@ -13,7 +13,7 @@ class CollectiveBytes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gathered = self.scattered = self.all_reduced = 0
+        self.gathered = self.scattered = self.all_reduced = self.calls = 0
 
     def sent(self, num_ranks: int) -> float:
         """Return what each of a group's ranks sends, in rings: a share of it, twice in an all-reduce."""
@@ -21,6 +21,8 @@ class CollectiveBytes(TorchDispatchMode):
         return share * (self.gathered + self.scattered + 2 * self.all_reduced)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            self.calls += 1
         if func == C10D._allgather_base_.default:
             self.gathered += args[0].nbytes
         if func == C10D._reduce_scatter_base_.default:

@@ -1,4 +1,6 @@
-"""torch's counter of flops, told about the CPU's fused attention: the pairs that its mask leaves."""
+"""torch's counter of flops, told about what it overlooks: the CPU's fused attention, by the pairs that its mask
+leaves, and products that are added in place.
+"""
 
 from typing import Any
 
@@ -16,6 +18,7 @@ def counted_flops() -> FlopCounterMode:
         custom_mapping={
             ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
             ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+            ATEN.addmm_: _added_product,
         },
     )
 
@@ -33,3 +36,7 @@ def _product_flops(query: torch.Size, key: torch.Size, *, is_causal: bool) -> in
     batch, heads, length, head_dim = query
     pairs = length * (length + 1) // 2 if is_causal else length * key[2]
     return 2 * batch * heads * head_dim * pairs
+
+
+def _added_product(_: Any, left: torch.Size, right: torch.Size, **__: Any) -> int:
+    return 2 * left[0] * left[1] * right[1]

@@ -119,9 +119,9 @@ def test_every_unit_is_computed_once_and_in_each_ranks_order(student_dp: int, te
 
 
 def test_ranks_that_share_a_core_take_as_long_as_all_their_work() -> None:
-    unit = UnitSeconds(student=1.0, stages=(0.5, 0.25), posting=0.01, loading=0.02)
+    unit = UnitSeconds(student=1.0, stages=(0.5, 0.25), decoding=0.01, rendering=0.02, loading=0.03)
     simulated = simulate(run_of(unit, teacher={"pp": 2}, cores=1, step_end=0.3))
-    work = MICROBATCHES * (1.0 + 0.5 + 0.25 + 0.01 + 0.02) + 0.3
+    work = MICROBATCHES * (1.0 + 0.5 + 0.25 + 0.01 + 0.02 + 0.03) + 0.3
     assert step_seconds(simulated)[0] == pytest.approx(work)
 
 

@@ -75,14 +75,14 @@ def test_a_unit_of_text_has_the_flops_that_torch_counts(
     assert flops_of(unit_cost(side, text_size())) == counter.get_total_flops()
 
 
-def collective_bytes(raw: dict[str, Any]) -> tuple[int, int]:
+def collective_bytes(raw: dict[str, Any]) -> tuple[int, int, int]:
     """Return what FSDP gathers and reduces in one microbatch that is the step's last."""
     config = RunConfig.model_validate(raw)
     module = shard_(build_student_module(config, device=torch.device("cpu")), config, dist.group.WORLD)
     unit = text_unit(config, module, num_tokens=NUM_TOKENS)
     with CollectiveBytes() as counter:
         module(unit)[0].backward()
-    return counter.gathered, counter.scattered
+    return counter.gathered, counter.scattered, counter.calls
 
 
 @pytest.mark.distributed
@@ -91,8 +91,10 @@ def test_fsdp_moves_as_many_bytes_as_counted(
     case: dict[str, Any], rank_pool: RankPool, tiny_folders: dict[str, Path]
 ) -> None:
     config = run_of(case, tiny_folders)
-    gathered, reduced = rank_pool.run(collective_bytes, 2, config.model_dump())[0]
+    gathered, reduced, calls = rank_pool.run(collective_bytes, 2, config.model_dump())[0]
     side = student_side(config, count_models(config, models_in_folders(config)))
     # Of what is whole in the end a rank of two receives, or sends, half.
-    assert gathered_cost(side, dp=2) == {Op.GATHERS: gathered / 2}
-    assert step_cost(side, dp=2)[Op.REDUCTION] == reduced / 2
+    unit, step = gathered_cost(side, dp=2), step_cost(side, dp=2)
+    assert (unit[Op.GATHERS], step[Op.REDUCTION]) == (gathered / 2, reduced / 2)
+    norm_and_metrics = 2
+    assert unit[Op.COLLECTIVE_CALLS] + step[Op.COLLECTIVE_CALLS] == calls + norm_and_metrics

@@ -29,7 +29,7 @@ MESHES = [
 ]
 
 
-def counted_stage(folder: Path, degrees: dict[str, Any]) -> tuple[int, int] | None:
+def counted_stage(folder: Path, degrees: dict[str, Any]) -> tuple[int, float, int] | None:
     """Return this rank's flops and the bytes it exchanges with its tp group for one unit with images."""
     install_cpu_shims()
     mesh = MeshSpec(name="teacher", **degrees)
@@ -49,7 +49,7 @@ def counted_stage(folder: Path, degrees: dict[str, Any]) -> tuple[int, int] | No
             hidden_states = stage.embed(ids, features)
         packing = Packing.of(bounds, topology.device)
         stage.body(hidden_states, packing.positions[None], packing)
-    return flops.get_total_flops(), moved.sent(mesh.tp)
+    return flops.get_total_flops(), moved.sent(mesh.tp), moved.calls
 
 
 @pytest.mark.distributed
@@ -66,4 +66,5 @@ def test_a_stage_computes_and_exchanges_what_is_counted(
         cost = stage_cost(teacher.shapes, mesh, PackedSize.of(samples), stage=stage)
         fullest = max(measured[mesh.rank_at(tp=tp, pp=stage)] for tp in range(mesh.tp))
         flops = sum(cost.get(op, 0.0) for op in (Op.TEACHER_LINEARS, Op.TEACHER_ATTENTION, Op.TEACHER_VISION))
-        assert (flops, cost[Op.TENSOR_PARALLEL]) == fullest
+        exchanged = cost.get(Op.TENSOR_PARALLEL, 0.0), cost.get(Op.COLLECTIVE_CALLS, 0)
+        assert (flops, *exchanged) == fullest

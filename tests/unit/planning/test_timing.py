@@ -38,6 +38,7 @@ PROFILE = Profile(
     method="genrecal",
     dtype="bfloat16",
     cores=2,
+    crowded_pace=0.8,
     seconds_per={Op.TEACHER_LINEARS: 1e-10, Op.FEATURES: 1e-9},
 )
 
