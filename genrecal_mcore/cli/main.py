@@ -14,6 +14,7 @@ from genrecal_mcore.cli import (
     explain,
     export,
     plan,
+    profile,
     report,
     trace,
     train,
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("plan")(plan.plan)
+app.command("profile")(profile.profile)
 app.command("train")(train.train)
 app.command("cache")(cache.cache)
 app.command("export")(export.export)
