@@ -1,5 +1,5 @@
-"""torch's counter of flops, told about what it overlooks: the CPU's fused attention, by the pairs that its mask
-leaves, and products that are added in place.
+"""torch's counter of flops, told about what it overlooks: products that are added in place, and the CPU's
+fused attention, of which only the pairs that its mask leaves count.
 """
 
 from typing import Any

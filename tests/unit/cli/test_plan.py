@@ -174,6 +174,17 @@ def test_samples_longer_than_the_run_accepts_are_refused(run: Run) -> None:
     assert code == 2 and "samples of 2500 tokens on average have up to 3750" in err
 
 
-def test_a_configuration_beside_models_is_refused(run: Run) -> None:
-    code, _, err = run("plan", *PAIR)
-    assert code == 2 and "propose layouts and take no CONFIG" in err
+@pytest.mark.parametrize(
+    ("arguments", "has_config", "message"),
+    [
+        (PAIR, True, "--teacher, --student, --gpus: only layouts are proposed so; leave CONFIG out"),
+        ((*PAIR, "--ranks", "8"), False, "--ranks: only a run is checked so; name its CONFIG"),
+        (("--samples", "9e6"), True, "--samples: only times are predicted so; name a --gpu"),
+    ],
+    ids=["layouts-of-a-run", "ranks-of-no-run", "time-without-a-gpu"],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    arguments: tuple[str, ...], has_config: bool, message: str, run: Run
+) -> None:
+    code, out, err = run("plan", *arguments, has_config=has_config)
+    assert (code, out) == (2, "") and message in err
