@@ -318,5 +318,10 @@ class RunConfig(_Section):
         return self.train.accumulation_steps > 1
 
     @property
+    def keeps_whole_gradients(self) -> bool:
+        """Whether student ranks add up gradients whole, and reduce them with a step's last microbatch."""
+        return self.may_accumulate and not self.train.reduce_every_microbatch
+
+    @property
     def _rank_samples(self) -> int:
         return self.train.micro_batch_size * self.train.accumulation_steps

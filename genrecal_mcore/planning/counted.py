@@ -63,7 +63,9 @@ def count_models(config: RunConfig, models: PlannedModels) -> CountedModels:
         teacher_hidden_size=models.teacher.language.hidden_size if models.teacher else None,
     )
     return CountedModels(
-        student=CountedStudent(shapes=shapes, vocab_size=text.vocab_size, tensors=student_tensors(module, config)),
+        student=CountedStudent(
+            shapes=shapes, vocab_size=text.vocab_size, tensors=student_tensors(module, config)
+        ),
         teacher=count_teacher(models.teacher) if models.teacher else None,
     )
 

@@ -54,6 +54,10 @@ class StudentSide:
     """Decoder layers that are computed again in the backward pass."""
     accumulated_numel: int
     """Numbers of the gradients that a microbatch adds up whole, where a step has several."""
+    reshards: bool
+    """Whether layers let go of their weights after the forward pass."""
+    reduces_each: bool
+    """Whether gradients are reduced with every microbatch."""
 
     @property
     def learns(self) -> bool:
@@ -74,7 +78,9 @@ def student_side(config: RunConfig, models: CountedModels) -> StudentSide:
         recalibrator_layers=config.recalibrator.num_layers,
         lora_r=config.student.lora.r,
         checkpointed_layers=config.train.num_checkpointed(student.shapes.body.num_layers),
-        accumulated_numel=learning_numel if config.may_accumulate else 0,
+        accumulated_numel=learning_numel if config.keeps_whole_gradients else 0,
+        reshards=config.train.reshard_after_forward,
+        reduces_each=config.train.reduce_every_microbatch,
     )
 
 
@@ -217,28 +223,47 @@ def gathered_cost(side: StudentSide, *, dp: int) -> Cost:
 
 
 def gathers_of(side: StudentSide, tensor: StudentTensor) -> int:
-    """Return how often a unit gathers a tensor: the root's once, a layer's in each pass through it.
+    """Return how often a unit gathers a tensor.
 
-    A path through the Recalibrator has two passes, forward and backward. Where the student does not learn,
-    FSDP gathers its last layer ahead in the backward pass all the same: it comes next in its order.
+    Never one that is whole on every rank; the root's once; the Recalibrator's once a path, as the backward
+    pass of one lets go of what the other's needs; the student's once where nothing reshards, otherwise in
+    each pass. Where the student does not learn, FSDP gathers its last layer ahead in the backward pass all
+    the same: it comes next in its order.
     """
-    if tensor.unit == ROOT:
+    if tensor.unit is None:
+        return 0
+    if tensor.is_recalibrator and tensor.unit != ROOT:
+        return int(side.stage.student_path) + int(side.stage.teacher_path)
+    if tensor.unit == ROOT or not side.reshards:
         return 1
-    if tensor.is_recalibrator:
-        return 2 * (int(side.stage.student_path) + int(side.stage.teacher_path))
     is_last = tensor.unit == layer_unit(side.shapes.body.num_layers - 1)
     return 2 if side.learns or is_last else 1
 
 
+def reduction_cost(side: StudentSide, *, dp: int) -> Cost:
+    """Return what it costs to reduce all gradients in fp32, unit by unit."""
+    if dp == 1:
+        return {}
+    learning = [tensor for tensor in side.tensors if tensor.learns]
+    whole = FP32_SIZE * sum(dp * tensor.local_numel(dp) for tensor in learning)
+    calls = len({tensor.unit for tensor in learning})
+    return {Op.REDUCTION: (dp - 1) / dp * whole, Op.COLLECTIVE_CALLS: calls}
+
+
+def unit_traffic(side: StudentSide, *, dp: int) -> Cost:
+    """Return what FSDP moves with every unit: weights, and gradients where each microbatch is reduced."""
+    gathered = gathered_cost(side, dp=dp)
+    return total(gathered, reduction_cost(side, dp=dp)) if side.reduces_each else gathered
+
+
 def step_cost(side: StudentSide, *, dp: int) -> Cost:
-    """Return what a rank does once a step: reduces gradients in fp32, unit by unit, and updates its shards.
+    """Return what a rank does once a step: reduces gradients, if not before, and updates its shards.
 
     Two more collectives make the gradient's norm and the step's metrics.
     """
     learning = [tensor for tensor in side.tensors if tensor.learns]
-    update = {Op.OPTIMIZER: float(ADAMW_BYTES * sum(tensor.local_numel(dp) for tensor in learning))}
+    update: Cost = {Op.OPTIMIZER: float(ADAMW_BYTES * sum(tensor.local_numel(dp) for tensor in learning))}
     if dp == 1:
         return update
-    whole = FP32_SIZE * sum(dp * tensor.local_numel(dp) for tensor in learning)
-    calls = len({tensor.unit for tensor in learning}) + 2
-    return update | {Op.REDUCTION: (dp - 1) / dp * whole, Op.COLLECTIVE_CALLS: calls}
+    reduction = {} if side.reduces_each else reduction_cost(side, dp=dp)
+    return total(update, reduction, {Op.COLLECTIVE_CALLS: 2})

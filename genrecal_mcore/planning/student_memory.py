@@ -42,7 +42,7 @@ def student_kind(config: RunConfig, mesh: MeshSpec, models: CountedModels) -> Ra
     parts[Part.WHOLE_GRADIENTS] = whole_gradient_bytes(
         learning,
         element_size=shapes.element_size,
-        keeps_whole=config.may_accumulate and not reduces_each,
+        keeps_whole=config.keeps_whole_gradients,
     )
     if models.teacher is not None:
         parts[Part.TRANSFER] = received_bytes(config, models.teacher)

@@ -14,10 +14,10 @@ from genrecal_mcore.planning.rates import Rates
 from genrecal_mcore.planning.simulation import Simulated, SimulatedRun, UnitSeconds, simulate
 from genrecal_mcore.planning.student_costs import (
     StudentSide,
-    gathered_cost,
     step_cost,
     student_side,
     unit_cost,
+    unit_traffic,
 )
 from genrecal_mcore.planning.teacher_costs import hidden_states_bytes, payload_rows_of, stage_cost
 from genrecal_mcore.planning.workload import PairedSize, UnitSize, Workload, units_of
@@ -41,8 +41,8 @@ class TimedLayout:
     models: CountedModels
     side: StudentSide
     rates: Rates
-    gathering: float
-    """Seconds in which a student rank receives the weights for one unit."""
+    traffic: float
+    """Seconds of FSDP's traffic with one unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +66,7 @@ class Prediction:
     @property
     def teacher_waits(self) -> float:
         """Share of the time in which teacher ranks wait for anybody, mean over the stages."""
-        return 1.0 - fmean(self.occupancy) if self.occupancy else 0.0
+        return max(0.0, 1.0 - fmean(self.occupancy)) if self.occupancy else 0.0
 
     def days(self, samples: int) -> float:
         """Return the days that so many samples take."""
@@ -76,10 +76,8 @@ class Prediction:
 def timed_layout(config: RunConfig, layout: Layout, models: CountedModels, rates: Rates) -> TimedLayout:
     """Return a layout of a run, ready to be timed."""
     side = student_side(config, models)
-    gathering = rates.seconds(gathered_cost(side, dp=layout.student.dp))
-    return TimedLayout(
-        config=config, layout=layout, models=models, side=side, rates=rates, gathering=gathering
-    )
+    traffic = rates.seconds(unit_traffic(side, dp=layout.student.dp))
+    return TimedLayout(config=config, layout=layout, models=models, side=side, rates=rates, traffic=traffic)
 
 
 def predict(timed: TimedLayout, samples_of_step: SamplesOfStep) -> Prediction:
@@ -207,6 +205,6 @@ def features_bytes(timed: TimedLayout, size: UnitSize) -> int:
 
 
 def student_seconds(timed: TimedLayout, cost: Cost) -> float:
-    """Return the time of a unit on a student rank: what it computes, and the weights that it gathers."""
+    """Return the time of a unit on a student rank: what it computes, and FSDP's traffic."""
     computing = timed.rates.seconds(cost)
-    return max(computing, timed.gathering) if timed.rates.hides_gathers else computing + timed.gathering
+    return max(computing, timed.traffic) if timed.rates.hides_gathers else computing + timed.traffic

@@ -82,7 +82,7 @@ def unit_rows(columns: Sequence[ColumnCosts], rates: Rates) -> list[Row]:
     """
     ops = [op for op in Op if any(op in column.cost for column in columns)]
     rows = [(str(op), *(_amount_and_time(column.cost, op, rates) for column in columns)) for op in ops]
-    total = ("one after the other", *(_sum(column.cost, rates) for column in columns))
+    total = ("one after the other", *(_sum(column.serial, rates) for column in columns))
     return [*(row for row in rows if any(row[1:])), total]
 
 
@@ -94,9 +94,7 @@ def _amount_and_time(cost: Cost, op: Op, rates: Rates) -> str:
 
 
 def _sum(cost: Cost, rates: Rates) -> str:
-    beside = {Op.PIPELINE, Op.FEATURES, *([Op.GATHERS] if rates.hides_gathers else [])}
-    serial = {op: amount for op, amount in cost.items() if op not in beside}
-    return f"{scaled(flops_of(serial))}flop, {milliseconds(rates.seconds(serial))}"
+    return f"{scaled(flops_of(cost))}flop, {milliseconds(rates.seconds(cost))}"
 
 
 def milliseconds(seconds: float) -> str:

@@ -82,9 +82,10 @@ def teacher_gathers(models: CountedModels, *, dp: int) -> Cost:
 
 
 def _side(search: Search) -> StudentSide:
-    """Return the student's side, every layer computed again."""
+    """Return the student's side: every layer computed again, gradients reduced once a step."""
     side = student_side(search.config, search.models)
-    return replace(side, checkpointed_layers=side.shapes.body.num_layers if side.learns else 0)
+    num_layers = side.shapes.body.num_layers if side.learns else 0
+    return replace(side, checkpointed_layers=num_layers, reduces_each=False)
 
 
 def _unit_costs(models: CountedModels, side: StudentSide, unit: UnitSize) -> Sequence[Cost]:

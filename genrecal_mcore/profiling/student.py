@@ -45,7 +45,7 @@ def sharded_seconds(
         loss, _ = sharded(example)
         loss.backward()
 
-    sharded.set_requires_gradient_sync(not config.may_accumulate)
+    sharded.set_requires_gradient_sync(not config.keeps_whole_gradients)
     seconds = watch.seconds(run)
     sharded.set_requires_gradient_sync(True)
     run()

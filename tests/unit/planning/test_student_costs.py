@@ -9,9 +9,9 @@ import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
 from genrecal_mcore.planning import count_models, models_in_folders
-from genrecal_mcore.planning.costs import Op, flops_of
+from genrecal_mcore.planning.costs import Op, flops_of, total
 from genrecal_mcore.planning.on_meta import student_module_on_meta
-from genrecal_mcore.planning.student_costs import gathered_cost, step_cost, student_side, unit_cost
+from genrecal_mcore.planning.student_costs import step_cost, student_side, unit_cost, unit_traffic
 from genrecal_mcore.planning.workload import PairedSize, SampleSize, UnitSize
 from genrecal_mcore.training.student_assembly import build_student_module, shard_
 from genrecal_mcore.training.student_module import StudentModule
@@ -26,12 +26,16 @@ KINDS = ("qwen2_vl_tied", "internvl_llama", "internvl_qwen2")
 NUM_SAMPLES, NUM_TOKENS = 3, 19
 CASES = {
     "stage1": {"stage": 1},
+    "stage1-kept": {"stage": 1, "train": {"reshard_after_forward": False}},
     "stage1-no-regularizer": {"stage": 1, "recalibrator": {"regularizer": False}},
     "stage2": {"stage": 2},
     "stage2-frozen-recalibrator": {"stage": 2, "recalibrator": {"learns_in_stage_2": False}},
     "stage2-keeps": {"stage": 2, "train": {"gradient_checkpointing": False}},
+    "stage2-whole": {"stage": 2, "train": {"reshard_after_forward": False}},
     "stage3": {"stage": 3},
+    "stage3-kept": {"stage": 3, "train": {"reshard_after_forward": False}},
     "stage3-keeps": {"stage": 3, "train": {"gradient_checkpointing": False}},
+    "stage3-reduces-each": {"stage": 3, "train": {"accumulation_steps": 2, "reduce_every_microbatch": True}},
 }
 
 
@@ -94,7 +98,8 @@ def test_fsdp_moves_as_many_bytes_as_counted(
     gathered, reduced, calls = rank_pool.run(collective_bytes, 2, config.model_dump())[0]
     side = student_side(config, count_models(config, models_in_folders(config)))
     # Of what is whole in the end a rank of two receives, or sends, half.
-    unit, step = gathered_cost(side, dp=2), step_cost(side, dp=2)
-    assert (unit[Op.GATHERS], step[Op.REDUCTION]) == (gathered / 2, reduced / 2)
-    norm_and_metrics = 2
-    assert unit[Op.COLLECTIVE_CALLS] + step[Op.COLLECTIVE_CALLS] == calls + norm_and_metrics
+    unit, step = unit_traffic(side, dp=2), step_cost(side, dp=2)
+    assert (Op.REDUCTION in unit) == config.train.reduce_every_microbatch
+    moved, norm_and_metrics = total(unit, step), 2
+    assert (moved[Op.GATHERS], moved[Op.REDUCTION]) == (gathered / 2, reduced / 2)
+    assert moved[Op.COLLECTIVE_CALLS] == calls + norm_and_metrics
