@@ -32,7 +32,8 @@ def planned_run(
     if teacher is not None:
         raw["teacher"] = {"checkpoint": teacher}
         raw["mesh"]["teacher"] = {}
-    if stage > 1 and (stage == 3 or "method=sft" not in overrides):
+    is_baseline = any(key.startswith("method=") and key != "method=genrecal" for key in overrides)
+    if stage == 3 or stage == 2 and not is_baseline:
         raw["init_from"] = "runs/before"
     return run_config_of(raw, overrides, where="the plan")
 

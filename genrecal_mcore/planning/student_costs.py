@@ -49,6 +49,8 @@ class StudentSide:
     teacher_vocab_size: int
     """0 where no teacher takes part."""
     recalibrator_layers: int
+    own_answers: bool
+    """Whether the student's rows of answers enter the Recalibrator."""
     lora_r: int
     checkpointed_layers: int
     """Decoder layers that are computed again in the backward pass."""
@@ -76,6 +78,7 @@ def student_side(config: RunConfig, models: CountedModels) -> StudentSide:
         vocab_size=student.vocab_size,
         teacher_vocab_size=models.teacher.language.vocab_size if models.teacher else 0,
         recalibrator_layers=config.recalibrator.num_layers,
+        own_answers=config.recalibrator.student_answers,
         lora_r=config.student.lora.r,
         checkpointed_layers=config.train.num_checkpointed(student.shapes.body.num_layers),
         accumulated_numel=learning_numel if config.keeps_whole_gradients else 0,
@@ -89,16 +92,23 @@ def unit_cost(side: StudentSide, unit: UnitSize) -> Cost:
     parts = [vision_cost(side, unit.student), body_cost(side, unit.student), {Op.STUDENT_UNIT_CALLS: 1}]
     paths = []
     if side.stage.student_path:
-        paths.append(unit.recalibrated)
+        paths.append(student_path(side, unit))
     if side.stage.teacher_path:
         paths.append(unit.teacher)
     payload = payload_rows_of(unit.teacher, with_questions=side.stage.with_questions)
     for path in paths:
         parts += [recalibrator_cost(side, path, payload_rows=payload), teacher_head_cost(side, path)]
-    if side.stage.student_ce:
+    if side.stage.comparison is not None:
+        parts.append(two_heads_cost(side, unit.student))
+    elif side.stage.student_ce:
         parts.append(student_head_cost(side, unit.student))
     parts.append({Op.ELEMENTWISE: ACCUMULATION_BYTES * side.accumulated_numel})
     return total(*parts)
+
+
+def student_path(side: StudentSide, unit: UnitSize) -> PackedSize:
+    """Return the size of the student path through the Recalibrator."""
+    return unit.recalibrated_with_own if side.own_answers else unit.recalibrated
 
 
 def vision_cost(side: StudentSide, size: PackedSize) -> Cost:
@@ -208,6 +218,18 @@ def student_head_cost(side: StudentSide, size: PackedSize) -> Cost:
     return {
         Op.STUDENT_HEAD: products * 2.0 * logits * side.shapes.body.hidden_size,
         Op.ELEMENTWISE: STUDENT_HEAD_PASSES * FP32_SIZE * logits,
+    }
+
+
+def two_heads_cost(side: StudentSide, size: PackedSize) -> Cost:
+    """Return the cost of comparing both models' own distributions, and of the student's CE on the way."""
+    assert side.stage.comparison is not None and side.shapes.teacher_hidden_size is not None
+    rows = size.tokens if side.stage.comparison.positions == "all" else size.answer_tokens
+    logits = float(rows * min(side.vocab_size, side.teacher_vocab_size))
+    return {
+        Op.STUDENT_HEAD: 2 * 2.0 * logits * side.shapes.body.hidden_size,
+        Op.TEACHER_HEAD: 2.0 * logits * side.shapes.teacher_hidden_size,
+        Op.ELEMENTWISE: TEACHER_HEAD_PASSES * FP32_SIZE * logits,
     }
 
 

@@ -66,13 +66,20 @@ class UnitSize:
     @cached_property
     def recalibrated(self) -> "PackedSize":
         """The student path of the Recalibrator: the student's questions, the teacher's answers."""
+        return self._path([s.student.tokens - s.student.answer_tokens for s in self.samples])
+
+    @cached_property
+    def recalibrated_with_own(self) -> "PackedSize":
+        """The same with the student's own answers among the teacher's."""
+        return self._path([s.student.tokens for s in self.samples])
+
+    def _path(self, student_rows: Sequence[int]) -> "PackedSize":
+        """Return a path of so many of the student's rows a sample, and the teacher's answers."""
+        answers = [sample.teacher.answer_tokens for sample in self.samples]
         return PackedSize.of(
             [
-                SampleSize(
-                    tokens=s.student.tokens - s.student.answer_tokens + s.teacher.answer_tokens,
-                    answer_tokens=s.teacher.answer_tokens,
-                )
-                for s in self.samples
+                SampleSize(tokens=rows + answer, answer_tokens=answer)
+                for rows, answer in zip(student_rows, answers, strict=True)
             ]
         )
 

@@ -11,6 +11,7 @@ from genrecal_mcore.planning.student_costs import StudentSide, step_cost, unit_c
 from genrecal_mcore.profiling.stopwatch import Stopwatch
 from genrecal_mcore.profiling.units import ProfiledUnit, text_size, text_unit
 from genrecal_mcore.training.optimizer import build_optimizer
+from genrecal_mcore.training.stages import stage_of
 from genrecal_mcore.training.student_assembly import assemble_student_module, shard_, trainable_parameters
 from genrecal_mcore.training.student_loop import gradient_norm
 from genrecal_mcore.training.student_module import StudentModule
@@ -20,8 +21,12 @@ def student_of(config: RunConfig, *, device: torch.device) -> StudentModule:
     """Return the module of a run as from its files, whatever run it is to start from."""
     student = load_student(config.student.checkpoint, dtype=getattr(torch, config.train.dtype))
     recalibrator = head = None
-    if config.teacher is not None:
+    stage = stage_of(config)
+    if stage.has_teacher:
+        assert config.teacher is not None
         head = load_teacher_head(config.teacher.checkpoint, device=device)
+    if stage.has_recalibrator:
+        assert head is not None
         text = student.config.get_text_config()
         recalibrator = Recalibrator(
             text, teacher_hidden_size=head.shape[1], num_layers=config.recalibrator.num_layers
@@ -38,7 +43,8 @@ def sharded_seconds(
         parameter.data = parameter.data.float()
     assert dist.group.WORLD is not None
     sharded = shard_(module, config, dist.group.WORLD)
-    example = text_unit(module, unit.lengths, answer_tokens=unit.answer_tokens)
+    own_answers = config.recalibrator.student_answers
+    example = text_unit(module, unit.lengths, answer_tokens=unit.answer_tokens, own_answers=own_answers)
     assert isinstance(sharded, FSDPModule)
 
     def run() -> None:

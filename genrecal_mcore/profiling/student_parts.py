@@ -8,19 +8,22 @@ import torch
 from genrecal_mcore.data import Microbatch
 from genrecal_mcore.losses import frozen_head_loss, student_head_loss
 from genrecal_mcore.models import Packing, student_body, student_embeddings
-from genrecal_mcore.planning.costs import Op
+from genrecal_mcore.planning.costs import Op, flops_of
 from genrecal_mcore.planning.student_costs import (
     StudentSide,
     body_cost,
     recalibrator_cost,
     student_head_cost,
+    student_path,
     teacher_head_cost,
+    two_heads_cost,
 )
 from genrecal_mcore.planning.teacher_costs import payload_rows_of
 from genrecal_mcore.profiling.fit import seconds_of_each
 from genrecal_mcore.profiling.stopwatch import Stopwatch
 from genrecal_mcore.profiling.units import ProfiledUnit, text_size, text_unit, variations
-from genrecal_mcore.training.student_module import StudentModule, StudentUnit, student_layout
+from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.student_unit import StudentUnit, student_layout
 
 
 def part_seconds(
@@ -35,15 +38,20 @@ def part_seconds(
         parameter.data = parameter.data.to(dtype)
     found = body_seconds(module, side, unit, watch)
     size = text_size(unit.lengths, answer_tokens=unit.answer_tokens)
-    example = text_unit(module, unit.lengths, answer_tokens=unit.answer_tokens)
+    example = text_unit(module, unit.lengths, answer_tokens=unit.answer_tokens, own_answers=side.own_answers)
     if side.stage.student_path:
+        path = student_path(side, size)
         payload = payload_rows_of(size.teacher, with_questions=side.stage.with_questions)
-        cost = recalibrator_cost(side, size.recalibrated, payload_rows=payload)
+        cost = recalibrator_cost(side, path, payload_rows=payload)
         seconds = watch.seconds(lambda: run_recalibrator(module, example))
         found[Op.RECALIBRATOR] = seconds / cost[Op.RECALIBRATOR]
         seconds = watch.seconds(teacher_head_run(module, example))
-        found[Op.TEACHER_HEAD] = seconds / teacher_head_cost(side, size.recalibrated)[Op.TEACHER_HEAD]
-    if side.stage.student_ce:
+        found[Op.TEACHER_HEAD] = seconds / teacher_head_cost(side, path)[Op.TEACHER_HEAD]
+    if side.stage.comparison is not None:
+        seconds = watch.seconds(two_heads_run(module, example))
+        flops = flops_of(two_heads_cost(side, size.student))
+        found |= dict.fromkeys((Op.STUDENT_HEAD, Op.TEACHER_HEAD), seconds / flops)
+    elif side.stage.student_ce:
         seconds = watch.seconds(student_head_run(module, example))
         found[Op.STUDENT_HEAD] = seconds / student_head_cost(side, size.student)[Op.STUDENT_HEAD]
     return found
@@ -110,10 +118,24 @@ def teacher_head_run(module: StudentModule, unit: StudentUnit) -> Callable[[], N
     return run
 
 
+def two_heads_run(module: StudentModule, unit: StudentUnit) -> Callable[[], None]:
+    """Return what runs the comparison of both models' own heads, forward and backward."""
+    hidden_size = module.student.config.get_text_config().hidden_size
+    rows = torch.randn(
+        sum(unit.student.lengths), hidden_size, dtype=module.student.dtype, device=module.teacher_head.device
+    )
+    rows.requires_grad_()
+
+    def run() -> None:
+        module.both_heads_loss(unit, rows).total.backward()
+
+    return run
+
+
 def student_head_run(module: StudentModule, unit: StudentUnit) -> Callable[[], None]:
     """Return what runs the loss through the student's own head, forward and backward."""
     weight = module.student.get_output_embeddings().weight
-    labels = unit.student.input_ids[0, : unit.student_answer_tokens]
+    labels = unit.student.input_ids[0, : unit.counts.student_answer_tokens]
     rows = torch.randn(len(labels), weight.shape[1], dtype=weight.dtype, device=weight.device)
     rows.requires_grad_()
 

@@ -8,7 +8,8 @@ import torch
 
 from genrecal_mcore.data import Microbatch, payload_rows
 from genrecal_mcore.planning.workload import PairedSize, SampleSize, UnitSize
-from genrecal_mcore.training.student_module import StudentModule, StudentUnit
+from genrecal_mcore.training.student_module import StudentModule
+from genrecal_mcore.training.student_unit import StepCounts, StudentUnit
 
 FIRST_ID, LAST_ID = 3, 200
 """Of the tokens that are drawn: the smallest vocabularies of tests have as many."""
@@ -23,8 +24,11 @@ class ProfiledUnit:
     """Of each sample."""
 
 
-def text_batch(lengths: Sequence[int], *, answer_tokens: int, has_mrope: bool) -> Microbatch:
-    """Return samples of these lengths packed; each ends with an answer of `answer_tokens`."""
+def text_batch(
+    lengths: Sequence[int], *, answer_tokens: int, has_mrope: bool, knows_text: bool
+) -> Microbatch:
+    """Return samples of these lengths packed; each ends with an answer of `answer_tokens`, a byte a token."""
+    ends = tuple(range(1, answer_tokens + 1))
     generator = torch.Generator().manual_seed(0)
     positions = torch.cat([torch.arange(length) for length in lengths])[None]
     return Microbatch(
@@ -34,18 +38,27 @@ def text_batch(lengths: Sequence[int], *, answer_tokens: int, has_mrope: bool) -
         lengths=tuple(lengths),
         answer_spans=tuple(((length - answer_tokens, length),) for length in lengths),
         vision=None,
+        text_ends=((ends,),) * len(lengths) if knows_text else None,
     )
 
 
-def text_unit(module: StudentModule, lengths: Sequence[int], *, answer_tokens: int) -> StudentUnit:
-    """Return a unit of the same samples for both models, with random features, on the module's device."""
+def text_unit(
+    module: StudentModule, lengths: Sequence[int], *, answer_tokens: int, own_answers: bool = False
+) -> StudentUnit:
+    """Return a unit of the same samples for both models, with random features, on the module's device.
+
+    With `own_answers` the student's rows of them enter the Recalibrator too.
+    """
     text = module.student.config.get_text_config()
     device = next(module.parameters()).device
     has_mrope = "mrope_section" in text.rope_parameters
-    student = text_batch(lengths, answer_tokens=answer_tokens, has_mrope=has_mrope)
+    student, teacher_batch = (
+        text_batch(lengths, answer_tokens=answer_tokens, has_mrope=of_model, knows_text=own_answers)
+        for of_model in (has_mrope, False)
+    )
     teacher = payload = None
     if module.stage.has_teacher:
-        teacher = text_batch(lengths, answer_tokens=answer_tokens, has_mrope=False)
+        teacher = teacher_batch
         rows = payload_rows(teacher.answer_spans, teacher.lengths, with_questions=module.stage.with_questions)
         head = module.teacher_head
         payload = torch.randn(len(rows), head.shape[1], dtype=head.dtype, device=device)
@@ -53,8 +66,12 @@ def text_unit(module: StudentModule, lengths: Sequence[int], *, answer_tokens: i
         student=student.to(device),
         teacher=teacher,
         payload=payload,
-        teacher_answer_tokens=len(lengths) * answer_tokens,
-        student_answer_tokens=len(lengths) * answer_tokens,
+        counts=StepCounts(
+            teacher_answer_tokens=len(lengths) * answer_tokens,
+            student_answer_tokens=len(lengths) * answer_tokens,
+            teacher_tokens=sum(lengths),
+            num_answers=len(lengths),
+        ),
     )
 
 

@@ -18,6 +18,7 @@ from genrecal_mcore.data import (
 from genrecal_mcore.losses import (
     NO_LABEL,
     DistilledRows,
+    TwoHeadLoss,
     TwoHeadObjective,
     frozen_head_loss,
     student_head_loss,
@@ -146,11 +147,18 @@ class StudentModule(nn.Module):
         return loss, ce, kl
 
     def _both_heads(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums) -> torch.Tensor:
-        # Traditional distillation: one projection of the student's rows serves its own CE too.
+        out = self.both_heads_loss(unit, hidden_states)
+        sums.add("ce_student", out.ce)
+        sums.add("kl_student", out.divergence)
+        return out.total
+
+    def both_heads_loss(self, unit: StudentUnit, hidden_states: torch.Tensor) -> TwoHeadLoss:
+        """Return CE and divergence of the student's `z_qs`, `z_as` `[t, h_s]` in traditional distillation."""
+        # One projection of the student's rows serves both losses.
         comparison = self.stage.comparison
         assert comparison is not None and unit.teacher is not None and unit.payload is not None
         rows = compared_rows(unit.student, unit.teacher, comparison.positions, no_label=NO_LABEL)
-        out = two_head_loss(
+        return two_head_loss(
             DistilledRows(
                 student=hidden_states[rows.student_rows],
                 teacher=unit.payload[rows.teacher_rows],
@@ -166,9 +174,6 @@ class StudentModule(nn.Module):
             ),
             memory_budget_bytes=self.loss_memory_bytes,
         )
-        sums.add("ce_student", out.ce)
-        sums.add("kl_student", out.divergence)
-        return out.total
 
     def _student_ce(self, unit: StudentUnit, hidden_states: torch.Tensor, sums: UnitSums) -> torch.Tensor:
         # Question positions never see the vocabulary: only rows that predict an answer token are projected.
