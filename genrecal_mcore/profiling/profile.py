@@ -24,7 +24,7 @@ from genrecal_mcore.profiling.student import rest_seconds, sharded_seconds, stud
 from genrecal_mcore.profiling.student_parts import part_seconds
 from genrecal_mcore.profiling.teacher import layer_seconds
 from genrecal_mcore.profiling.units import ProfiledUnit
-from genrecal_mcore.training.job import choose_device, start_process_group
+from genrecal_mcore.training.joining import choose_device, start_process_group
 
 PACKAGES = ("torch", "transformers", "megatron-core", "peft")
 

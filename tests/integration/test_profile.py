@@ -9,7 +9,8 @@ from genrecal_mcore.cli import main as command_line
 from genrecal_mcore.config import RunConfig, write_run_config
 from genrecal_mcore.planning import load_profile
 from genrecal_mcore.planning.costs import Op
-from tests.helpers.first_step import raw_config
+from tests.helpers.first_step import pair_folders, raw_config
+from tests.helpers.one_tokenizer import make_models_of_one_tokenizer
 
 pytestmark = pytest.mark.distributed
 
@@ -73,3 +74,14 @@ def test_a_stage_without_a_teacher_is_profiled_without_one(
     assert load_profile(out).seconds_per.keys() == STUDENT | MOVED
     keys = ("--gpu", "cpu", "--profile", str(out), "--teacher-tokens", "60", "--answer-tokens", "9")
     assert call(monkeypatch, "plan", config, *keys) == 0
+
+
+def test_a_baseline_is_profiled_with_both_heads_and_no_recalibrator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = pair_folders(make_models_of_one_tokenizer(tmp_path), ("internvl", "small_internvl"))
+    mesh = {"teacher": {}, "student": {"dp": 1}}
+    raw = raw_config(folders, tmp_path / "run", stage=2, method="kl", mesh=mesh)
+    config, out = write_config(tmp_path / "run.yaml", raw), tmp_path / "profile.json"
+    assert call(monkeypatch, "profile", config, "--out", str(out), "--rounds", "1") == 0
+    assert load_profile(out).seconds_per.keys() == set(Op) - {Op.ELEMENTWISE, Op.RECALIBRATOR}
