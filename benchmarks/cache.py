@@ -18,7 +18,7 @@ from benchmarks.results import Benchmark, Target, show
 from checkpoint_tools.conversion import convert_to_mcore
 from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.data import build_index, load_processors, sample_keys
+from genrecal_mcore.data import index_of_run, load_processors, sample_keys
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training.cache_need import CacheNeed
 from genrecal_mcore.training.cache_setup import record_of
@@ -123,7 +123,7 @@ def config_of(folders: dict[str, Path], root: Path, name: str) -> dict[str, Any]
 def cache_bytes(folders: dict[str, Path], root: Path) -> tuple[int, int]:
     """Return the bytes of a cache's shards, and what was planned for them."""
     config = RunConfig.model_validate(config_of(folders, root, "stage1"))
-    index = build_index(config.data, load_processors(config))
+    index = index_of_run(config, load_processors(config))
     every = np.ones(len(index), dtype=bool)
     need = CacheNeed.of(root / "cache", index, record_of(config), keys=sample_keys(index), is_missing=every)
     written = sum(path.stat().st_size for path in (root / "cache" / "shards").iterdir())

@@ -24,7 +24,7 @@ from genrecal_mcore.data import (
     ModelProcessor,
     Sample,
     batch_shape,
-    build_index,
+    index_of_run,
     load_processors,
     sample_order,
 )
@@ -239,15 +239,15 @@ def predicted_seconds(config_path: Path, profile: Profile, overrides: Sequence[s
 def sample_sizes(config: RunConfig) -> tuple[list[PairedSize], Any]:
     """Return the true sizes of a run's samples, and its order."""
     processors = load_processors(config)
-    index = build_index(config.data, processors)
+    index = index_of_run(config, processors)
     teacher, student = processors["teacher"], processors["student"]
     assert teacher is not None and student is not None
     sizes = [
         PairedSize(
-            teacher=sample_size(teacher, sample, facts.image_sizes),
-            student=sample_size(student, sample, facts.image_sizes),
+            teacher=sample_size(teacher, index[number], index.image_sizes(number)),
+            student=sample_size(student, index[number], index.image_sizes(number)),
         )
-        for sample, facts in zip(index.samples, index.facts, strict=True)
+        for number in range(len(index))
     ]
     return sizes, sample_order(config, index)
 

@@ -13,8 +13,8 @@ from checkpoint_tools.verification.outcome import Outcome
 from checkpoint_tools.verification.probe import Probe
 from checkpoint_tools.verification.ranks import activations_on_ranks
 from genrecal_mcore.config import validate_teacher_folder
-from genrecal_mcore.data import ModelProcessor, RenderedSample, Sample, Turn, load_processor
-from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
+from genrecal_mcore.data import ImageFile, ModelProcessor, RenderedSample, Sample, Turn, load_processor
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER
 from genrecal_mcore.evaluation.generate import generate_answers
 from genrecal_mcore.layouts import open_checkpoint
 from genrecal_mcore.native import load_native_model
@@ -106,7 +106,12 @@ def _opened(path: Path) -> Image.Image:
 
 def _sample(question: Question, *, answer: str) -> Sample:
     turn = Turn(question=f"{IMAGE_PLACEHOLDER}\n{question.prompt}", answer=answer)
-    return Sample(id="question", images=(question.image,), turns=(turn,), source="")
+    return Sample(
+        id="question",
+        images=(ImageFile(name=question.image.name, path=question.image),),
+        turns=(turn,),
+        source="",
+    )
 
 
 def _probe(processor: ModelProcessor, sample: Sample, images: list[Image.Image]) -> Probe:

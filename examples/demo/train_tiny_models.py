@@ -33,7 +33,7 @@ from prepare_data import (
 )
 from tiny_models import write_student, write_teacher
 
-from genrecal_mcore.data import ModelProcessor, RenderedSample, Sample, Turn, load_processor
+from genrecal_mcore.data import ImageFile, ModelProcessor, RenderedSample, Sample, Turn, load_processor
 from genrecal_mcore.evaluation import BenchmarkFile, EvaluationSettings, evaluate_model
 from genrecal_mcore.models.vision import image_features, scatter_features
 
@@ -179,7 +179,8 @@ def render(processor: ModelProcessor, record: dict, size: tuple[int, int]) -> Re
     """Render a record as training and use do."""
     human, gpt = (message["value"] for message in record["conversations"])
     turn = Turn(question=human, answer=gpt)
-    sample = Sample(id=record["id"], images=(Path(record["image"]),), turns=(turn,), source="easy_vqa")
+    image = ImageFile(name=record["image"], path=Path(record["image"]))
+    sample = Sample(id=record["id"], images=(image,), turns=(turn,), source="easy_vqa")
     return processor.render(sample, [size])
 
 

@@ -9,7 +9,7 @@ from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.cli.quiet import quiet_imports
 
 if TYPE_CHECKING:
-    from genrecal_mcore.evaluation import Ranks
+    from genrecal_mcore.data import Ranks
 
 
 def evaluate(

@@ -28,7 +28,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `ConfigError` listing all unknown, missing, mistyped and contradictory keys together.
     """
-    return run_config_of(_read_yaml(path), overrides, where=str(path))
+    return run_config_of(_read_mapping(path), overrides, where=str(path))
 
 
 def run_config_of(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: str) -> RunConfig:
@@ -37,6 +37,7 @@ def run_config_of(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: 
     `where` is what the text of a `ConfigError` calls them; raises it as `load_run_config` does.
     """
     problems = [text for override in overrides if (text := _apply_override(raw, override))]
+    _read_sources(raw)
     config, found = _validate(raw)
     problems += found
     if problems:
@@ -96,6 +97,7 @@ def contradictions(config: RunConfig) -> list[str]:
         *_recalibrator_contradictions(config),
         *_number_contradictions(config),
         *_memory_contradictions(config),
+        *_data_contradictions(config),
     ]
 
 
@@ -218,16 +220,46 @@ def _memory_contradictions(config: RunConfig) -> Iterator[str]:
         yield f"{label}, but in stage 1 the student does not learn and keeps no activations; remove it"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _data_contradictions(config: RunConfig) -> Iterator[str]:
+    weighted = [source.label for source in config.data.sources if source.weight is not None]
+    others = [source.label for source in config.data.sources if source.weight is None]
+    if weighted and others:
+        yield (
+            f"data.sources: {', '.join(weighted)} has a weight, but {', '.join(others)} has none; give every "
+            "source one, or none"
+        )
+
+
+def _read_sources(raw: dict[str, Any]) -> None:
+    """Put the list that `data.sources` names in its place, so that a run's own record of it is whole."""
+    data = raw.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("sources"), str):
+        return
+    path = Path(data["sources"])
+    if not path.is_file():
+        raise ConfigError(
+            f"data.sources: {path} does not exist; give a list of sources, or a YAML file that holds one"
+        )
+    sources = _read_yaml(path)
+    if not isinstance(sources, list):
+        raise ConfigError(f"data.sources: {path} must hold a list, found {type(sources).__name__}")
+    data["sources"] = sources
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; give the path of a run's YAML file")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+    raw = _read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}")
     return raw
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:

@@ -7,7 +7,8 @@ Every problem is reported at once, each with the key, what was found and what to
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 TwoHeadMethod = Literal["kl", "reverse_kl", "skew_reverse_kl"]
 """Compares the next-token distributions of both models, each made by its own head."""
@@ -216,22 +217,49 @@ class LossConfig(_Section):
 
 
 class DataSource(_Section):
-    """One file in the LLaVA format."""
+    """Conversations of one origin: a file, a folder of files, or a pattern of their names."""
 
     path: Path
-    """JSON or JSONL."""
-    images: Path
-    """Folder that image paths in the file are relative to."""
+    """`.json` or `.jsonl` in the LLaVA format, `.parquet` as Hugging Face has it, `.tar` as WebDataset has
+    it; a folder stands for all parquet or tar files below it, `*` and `{000..117}` for what they match.
+    """
+    images: Path | None = Field(default=None, validate_default=True)
+    """Folder that image paths in the files are relative to; needed unless images lie in the files."""
     name: str | None = None
     """What reports call it; the file's name otherwise."""
     domain: str | None = None
-    """Given to samples that name none."""
+    """What its samples are about, unless a record says its own `domain`."""
+    weight: float | None = Field(default=None, gt=0)
+    """Its share of what is drawn, against the weights of the others, however many samples it has: one that
+    has few comes round more often. All sources have a weight, or none, and then every sample is drawn once an
+    epoch.
+    """
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return self.name or self.path.stem
+
+    @field_validator("images")
+    @classmethod
+    def _is_needed_beside_json(cls, images: Path | None, info: ValidationInfo) -> Path | None:
+        path = info.data.get("path")
+        if images is None and path is not None and path.suffix in (".json", ".jsonl"):
+            raise PydanticCustomError("missing", "is needed beside a JSON file")
+        return images
 
 
 class DataConfig(_Section):
     """What is learnt from."""
 
     sources: tuple[DataSource, ...] = Field(min_length=1)
+    """In a run's YAML also the path of a YAML file that holds the list."""
+    exclude_domains: tuple[str, ...] = ()
+    """Domains whose samples are not drawn. They stay in the index, which serves any choice of them."""
+    index: Path | None = None
+    """Folder of the index of all samples, for several runs with the same data and models; built where there
+    is none, never replaced. A run keeps its own in the run folder if left out.
+    """
     max_tokens: int = Field(default=4096, ge=1)
     """Longest sample in either tokenizer, image tokens included; longer ones are skipped and listed."""
     length_window: int = Field(default=1, ge=1)

@@ -1,22 +1,31 @@
-"""Samples in the LLaVA format, seen by two tokenizers: checks at the door, spans, order, batches, index
-plans.
+"""Conversations about images, seen by two tokenizers: sources, checks at the door, index, order, batches.
 
-Refuses to continue with a sample that is not whole. Start with `types`, then `processor` and `index`.
+Refuses to continue with a sample that is not whole. Start with `types`, then `processor`, `sources`, `index`.
 """
 
 from genrecal_mcore.data.answer_rows import AnswerRows, replaced_answer_rows
+from genrecal_mcore.data.describe import SOURCES_HEADER, SourceSummary, describe_sources
+from genrecal_mcore.data.images import ImageFile
 from genrecal_mcore.data.index import (
+    Builders,
     SampleIndex,
     SkippedSample,
     build_index,
     count_reasons,
     draw_samples,
     first_samples,
-    write_skipped,
+    prepare_index,
 )
 from genrecal_mcore.data.label_rows import ComparedRows, compared_rows, label_positions
-from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.loader import UnitLoader, UnitSamples, View, start_worker_server, unit_samples
+from genrecal_mcore.data.of_run import (
+    batch_shape,
+    index_folder,
+    index_of_run,
+    load_processors,
+    sample_order,
+    source_shares,
+)
 from genrecal_mcore.data.order import (
     BatchShape,
     OnceOrder,
@@ -26,9 +35,10 @@ from genrecal_mcore.data.order import (
     samples_of_unit,
     units_of_step,
 )
-from genrecal_mcore.data.pair import check_shared_tokens, check_vocabularies
+from genrecal_mcore.data.pair import check_index_shares_tokens, check_shared_tokens, check_vocabularies
 from genrecal_mcore.data.payload import num_sample_rows, payload_rows, sample_rows, wanted_among_held
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
+from genrecal_mcore.data.ranks import Ranks
 from genrecal_mcore.data.recalibrator_layout import (
     Ends,
     RecalibratorLayout,
@@ -37,8 +47,18 @@ from genrecal_mcore.data.recalibrator_layout import (
     with_shares_apart,
 )
 from genrecal_mcore.data.sample_keys import sample_keys
-from genrecal_mcore.data.show import batch_shape, load_processors, sample_order, show_step
-from genrecal_mcore.data.types import AnswerSpan, Microbatch, RenderedSample, Sample, Turn, VisionInputs
+from genrecal_mcore.data.show import show_step
+from genrecal_mcore.data.sources import is_here
+from genrecal_mcore.data.types import (
+    AnswerSpan,
+    BrokenSample,
+    Microbatch,
+    RenderedSample,
+    Sample,
+    SampleImage,
+    Turn,
+    VisionInputs,
+)
 
 __all__ = [
     "AnswerRows",
@@ -47,15 +67,21 @@ __all__ = [
     "BrokenSample",
     "ComparedRows",
     "Ends",
+    "Builders",
+    "SOURCES_HEADER",
+    "ImageFile",
     "Microbatch",
     "ModelProcessor",
+    "Ranks",
     "OnceOrder",
     "RecalibratorLayout",
     "RenderedSample",
     "Sample",
+    "SampleImage",
     "SampleIndex",
     "SampleOrder",
     "SkippedSample",
+    "SourceSummary",
     "StepOrder",
     "Turn",
     "UnitLoader",
@@ -65,14 +91,20 @@ __all__ = [
     "batch_shape",
     "build_index",
     "count_reasons",
+    "check_index_shares_tokens",
     "check_shared_tokens",
     "check_vocabularies",
     "compared_rows",
     "draw_samples",
     "first_samples",
     "label_positions",
+    "describe_sources",
+    "index_folder",
+    "index_of_run",
+    "is_here",
     "load_processor",
     "load_processors",
+    "prepare_index",
     "num_microbatches",
     "num_sample_rows",
     "payload_rows",
@@ -82,6 +114,7 @@ __all__ = [
     "sample_rows",
     "samples_of_unit",
     "show_step",
+    "source_shares",
     "start_worker_server",
     "student_path_layout",
     "teacher_path_layout",
@@ -89,5 +122,4 @@ __all__ = [
     "units_of_step",
     "wanted_among_held",
     "with_shares_apart",
-    "write_skipped",
 ]

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
-from genrecal_mcore.data.types import AnswerSpan, Turn
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER, AnswerSpan, Turn
 
 _IMAGE = re.compile(re.escape(IMAGE_PLACEHOLDER) + "\n?")
 

@@ -1,89 +1,69 @@
-"""Reads the LLaVA conversation format, JSON or JSONL, and says what is wrong with a broken record."""
+"""Turns the raw record of a conversation into a sample, and says what is wrong with a broken one.
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+Two spellings are known: LLaVA's `conversations` of `from` and `value`, and `messages` of `role` and
+`content`, as chat templates have them.
+"""
+
 from typing import Any
 
-from genrecal_mcore.config import DataSource
-from genrecal_mcore.data.types import Sample, Turn
+from genrecal_mcore.data.images import ImageFile
+from genrecal_mcore.data.sources import RawRecord, Record, read_record
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER, BrokenSample, Sample, SampleImage, Turn
 
-IMAGE_PLACEHOLDER = "<image>"
-
-
-class BrokenSample(ValueError):
-    """A sample that cannot be learnt from; the text is the reason, as it is listed in `skipped.jsonl`."""
+SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
-def read_source(source: DataSource) -> Iterator[tuple[int, Any]]:
-    """Yield (line or item number, counted from 1, raw record) of a source.
+def read_sample(record: Record) -> Sample:
+    """Read a record and turn it into a `Sample`; raises `BrokenSample` when it is not one."""
+    return build_sample(read_record(record), record)
 
-    Raises `ValueError` naming file and line when the file is missing or not JSON.
+
+def build_sample(raw: RawRecord, record: Record) -> Sample:
+    """Turn what was read at a record's place into a `Sample`.
+
+    Raises `BrokenSample` with the reason when it is not one.
     """
-    if not source.path.is_file():
-        raise ValueError(f"data.sources: {source.path} does not exist; expected a .json or .jsonl file")
-    if source.path.suffix == ".jsonl":
-        yield from _read_jsonl(source.path)
-    else:
-        yield from _read_json(source.path)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode())
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}, column {error.colno}: not JSON ({error.msg}); "
-                    "repair or remove the line"
-                ) from None
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not UTF-8 ({error}); save it as UTF-8") from None
-
-
-def _read_json(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); repair the file"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from None
-    if not isinstance(records, list):
-        raise ValueError(f"{path} must hold a list of records, found {type(records).__name__}")
-    yield from enumerate(records, 1)
-
-
-def build_sample(record: Any, source: DataSource, *, number: int) -> Sample:
-    """Turn a raw record into a `Sample`; raises `BrokenSample` with the reason when it is not one."""
-    if not isinstance(record, dict):
-        raise BrokenSample(f"expected an object, found {type(record).__name__}")
-    images = record.get("image") or []
-    images = [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise BrokenSample("image must be a path or a list of paths")
-    turns = _build_turns(record.get("conversations"))
+    fields = raw.fields
+    if not isinstance(fields, dict):
+        raise BrokenSample(f"expected an object, found {type(fields).__name__}")
+    images = _named_images(fields, record) if raw.images is None else raw.images
+    turns = _build_turns(fields.get("conversations") or fields.get("messages"))
     placeholders = sum(turn.question.count(IMAGE_PLACEHOLDER) for turn in turns)
     if placeholders != len(images):
         raise BrokenSample(f"{placeholders} {IMAGE_PLACEHOLDER} placeholders for {len(images)} images")
-    name = source.name or source.path.stem
-    record_id = record.get("id")
+    record_id = fields.get("id")
     return Sample(
-        id=f"{name}-{number}" if record_id is None else str(record_id),
-        images=tuple(source.images / image for image in images),
-        image_names=tuple(images),
+        id=_default_id(record) if record_id is None else str(record_id),
+        images=images,
         turns=turns,
-        source=name,
-        domain=_domain(record) or source.domain,
+        source=record.source.label,
+        domain=_domain(fields, record),
     )
 
 
-def _domain(record: dict[str, Any]) -> str | None:
-    domain = record.get("domain") or record.get("source")
+def _default_id(record: Record) -> str:
+    is_whole_source = record.file == record.source.path
+    parts = [record.source.label, *([] if is_whole_source else [record.file.stem]), str(record.number)]
+    return "-".join(parts)
+
+
+def _named_images(fields: dict[str, Any], record: Record) -> tuple[SampleImage, ...]:
+    names = fields.get("image") or fields.get("images") or []
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BrokenSample("image must be a path or a list of paths")
+    folder = record.source.images
+    if names and folder is None:
+        raise BrokenSample(f"the record names the image {names[0]}, but its source has no folder of images")
+    return tuple(ImageFile(name=name, path=folder / name) for name in names if folder is not None)
+
+
+def _domain(fields: dict[str, Any], record: Record) -> str | None:
+    """Return the record's own domain, then that of its source in the configuration, then its `source`.
+
+    Cambrian and others write into `source` which data set a record once came from.
+    """
+    domain = fields.get("domain") or record.source.domain or fields.get("source")
     if domain is not None and not isinstance(domain, str):
         raise BrokenSample(f"domain must be a text, found {domain!r}")
     return domain
@@ -104,13 +84,27 @@ def _build_turns(conversations: Any) -> tuple[Turn, ...]:
 
 
 def _message(message: Any, speaker: str) -> str:
-    if (
-        not isinstance(message, dict)
-        or message.get("from") != speaker
-        or not isinstance(message.get("value"), str)
-    ):
+    fields = message if isinstance(message, dict) else {}
+    text = fields.get("value") if "value" in fields else _content_text(fields.get("content"))
+    said_by = SPEAKERS.get(str(fields.get("from", fields.get("role"))))
+    if said_by != speaker or not isinstance(text, str):
         raise BrokenSample(f"expected a message from {speaker} with a text value")
-    text = message["value"]
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
         raise BrokenSample(f"the message from {speaker} holds half of a surrogate pair, which is no text")
     return text
+
+
+def _content_text(content: Any) -> Any:
+    """Return the text of a message's content, which may be a list of parts of a `type`."""
+    if not isinstance(content, list):
+        return content
+    return "".join(map(_part_text, content))
+
+
+def _part_text(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image":
+        return IMAGE_PLACEHOLDER
+    if kind == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    raise BrokenSample(f"a part of a message must be an image or a text, found {kind!r}")

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.data.index import SampleIndex
-from genrecal_mcore.data.llava import BrokenSample
+from genrecal_mcore.data.llava import read_sample
 from genrecal_mcore.data.order import BatchShape, StepOrder, samples_of_unit
 from genrecal_mcore.data.processor import ImageSize, ModelProcessor
-from genrecal_mcore.data.types import Microbatch, Sample
+from genrecal_mcore.data.sources import Record
+from genrecal_mcore.data.types import BrokenSample, Microbatch, Sample
 from genrecal_mcore.status import Unit
 
 START_METHOD = "forkserver"
@@ -46,10 +47,10 @@ class View:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UnitSamples:
-    """The samples of one unit: all that is needed to load it."""
+    """The samples of one unit: all that is needed to load it, but what is in the sources."""
 
     unit: Unit
-    samples: tuple[Sample, ...]
+    records: tuple[Record, ...]
     image_sizes: tuple[tuple[ImageSize, ...], ...]
 
 
@@ -60,30 +61,37 @@ def unit_samples(unit: Unit, index: SampleIndex, order: StepOrder, batch: BatchS
     )
     return UnitSamples(
         unit=unit,
-        samples=tuple(index[number] for number in numbers),
-        image_sizes=tuple(index.facts[number].image_sizes for number in numbers),
+        records=tuple(map(index.record, numbers)),
+        image_sizes=tuple(map(index.image_sizes, numbers)),
     )
 
 
-def load_unit(planned: UnitSamples, view: View) -> Microbatch:
-    """Return a unit as one view sees it, on the CPU.
+def load_unit(planned: UnitSamples, views: Sequence[View]) -> tuple[Microbatch, ...]:
+    """Return a unit once for each view, on the CPU.
 
-    Raises `BrokenSample` naming sample and file when an image is not what it was when the run began.
+    Raises `ValueError` naming sample and file when a source or an image is not what it was when the index was
+    built.
     """
-    rendered = [
-        view.processor.render(sample, sizes)
-        for sample, sizes in zip(planned.samples, planned.image_sizes, strict=True)
-    ]
+    samples = list(zip(map(read_sample, planned.records), planned.image_sizes, strict=True))
+    return tuple(collate_samples(samples, view) for view in views)
+
+
+def collate_samples(samples: Sequence[tuple[Sample, tuple[ImageSize, ...]]], view: View) -> Microbatch:
+    """Return samples, each with the sizes of its images, as one view sees them; raises `BrokenSample`."""
+    rendered = [view.processor.render(sample, sizes) for sample, sizes in samples]
     vision = None
     if view.with_pixels:
-        vision = view.processor.pixels([image for sample in planned.samples for image in _images(sample)])
+        images = [image for sample, sizes in samples for image in _images(sample, sizes)]
+        vision = view.processor.pixels(images)
     return view.processor.collate(rendered, vision, pad_to_multiple_of=view.pad_to_multiple_of)
 
 
-def _images(sample: Sample) -> Iterator[Image.Image]:
-    for path in sample.images:
+def _images(sample: Sample, sizes: Sequence[ImageSize]) -> Iterator[Image.Image]:
+    for stored, size in zip(sample.images, sizes, strict=True):
         try:
-            with opened_image(path) as image:
+            with opened_image(stored) as image:
+                if image.size != size:
+                    raise BrokenSample(f"the image {stored} has {image.size} pixels; it had {size}")
                 yield image.convert("RGB")
         except BrokenSample as error:
             raise BrokenSample(f"sample {sample.id}: {error}") from None
@@ -111,8 +119,8 @@ class _Units(Dataset[_Loaded]):
 
     def __getitem__(self, planned: UnitSamples) -> _Loaded:
         try:
-            batches = tuple(load_unit(planned, view) for view in self.views)
-        except BrokenSample as error:
+            batches = load_unit(planned, self.views)
+        except ValueError as error:
             return _Loaded(unit=planned.unit, error=str(error))
         return _Loaded(unit=planned.unit, batches=batches)
 

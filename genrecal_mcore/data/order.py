@@ -6,13 +6,14 @@ length, so that units are full and all ranks have as much to do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from heapq import heapify, heapreplace
 from typing import Protocol
 
 import numpy as np
+
+from genrecal_mcore.data.mixture import Rounds, SourceShare
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,78 +37,98 @@ class StepOrder(Protocol):
     """What decides which samples a step takes."""
 
     @property
-    def tokens(self) -> Sequence[int]:
-        """Of each sample: what decides which unit it goes to."""
+    def tokens(self) -> np.ndarray:
+        """`[n]` of each sample: what decides which unit it goes to."""
 
-    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
+    def samples_of_step(self, step: int, batch: BatchShape) -> np.ndarray:
         """Return the numbers of a step's samples, in order."""
 
+    def __hash__(self) -> int:
+        """Tell orders apart."""
 
-@dataclass(frozen=True, slots=True)
+
 class SampleOrder:
-    """Every epoch is a permutation of all samples; positions count on over epochs."""
+    """Which sample stands at each position, endlessly, and which unit of a step computes it.
 
-    tokens: Sequence[int] = field(compare=False)
-    """Of each sample: what decides which unit it goes to."""
-    seed: int
-    digest: str
-    """Digest of the data: other data, another order."""
-    window: int = 1
-    """Samples that are sorted by length among themselves: from short to long, and back in the next window, so
-    that neighbours are about as long. Knows nothing of steps, as these change with the ranks.
+    `tokens` `[n]`, of each sample, decide which unit it goes to. Without `shares` every epoch is a
+    permutation of all samples; with them only theirs are drawn, by their weights if they have such. Samples
+    are sorted by length among those of a `window`: from short to long, and back in the next, so that
+    neighbours are about as long. A window knows nothing of steps, as these change with the ranks.
     """
+
+    def __init__(
+        self,
+        tokens: Sequence[int] | np.ndarray,
+        seed: int,
+        digest: str,
+        window: int = 1,
+        shares: Sequence[SourceShare] = (),
+    ) -> None:
+        self.tokens = np.asarray(tokens)
+        self.window = window
+        everything = SourceShare(name="all", samples=np.arange(len(tokens), dtype=np.int32), weight=None)
+        self.rounds = Rounds(shares or [everything], seed=seed, digest=digest)
+        self.identity = _identity(digest, window, self.rounds.quotas)
+        """What a checkpoint remembers, so that no run goes on in another order."""
+        self._round = lru_cache(maxsize=2)(self.rounds.draw)
+        self._window = lru_cache(maxsize=64)(self._sort_window)
 
     def index_at(self, position: int) -> int:
         """Return the number of the sample at a position in the order."""
-        epoch, offset = divmod(position, len(self.tokens))
-        number, offset = divmod(offset, self.window)
-        return _window(self, epoch, number)[offset]
+        return int(self._from(position)[0])
 
-    @property
-    def identity(self) -> str:
-        """What a checkpoint remembers, so that no run goes on in another order."""
-        return self.digest if self.window == 1 else f"{self.digest}, length_window {self.window}"
+    def samples_of_step(self, step: int, batch: BatchShape) -> np.ndarray:
+        """Return the numbers `[samples_per_step]` of a step's samples, in the order of their positions."""
+        return self.samples_at(step * batch.samples_per_step, batch.samples_per_step)
 
-    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
-        """Return the numbers of a step's samples, in the order of their positions."""
-        size = batch.samples_per_step
-        return tuple(self.index_at(position) for position in range(step * size, (step + 1) * size))
+    def samples_at(self, position: int, count: int) -> np.ndarray:
+        """Return the numbers `[count]` of the samples from a position on."""
+        parts = []
+        while count:
+            parts.append(self._from(position)[:count])
+            position, count = position + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts)
+
+    def _from(self, position: int) -> np.ndarray:
+        """Return the samples from a position to the end of its window; of its round, if nothing is sorted."""
+        number, offset = divmod(position, self.rounds.size)
+        if self.window == 1:
+            return self._round(number)[offset:]
+        window, offset = divmod(offset, self.window)
+        return self._window(number, window)[offset:]
+
+    def _sort_window(self, number: int, window: int) -> np.ndarray:
+        samples = self._round(number)[window * self.window : (window + 1) * self.window]
+        lengths = self.tokens[samples]
+        return samples[np.argsort(-lengths if window % 2 else lengths, kind="stable")]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class OnceOrder:
     """Some samples, each once: a pass over them instead of epochs; its last step may have fewer."""
 
-    tokens: Sequence[int] = field(compare=False)
-    """Of each sample of the data: what decides which unit it goes to."""
-    numbers: tuple[int, ...]
+    tokens: np.ndarray
+    """`[n]` of each sample of the data: what decides which unit it goes to."""
+    numbers: np.ndarray
     """The samples, in order."""
 
     def num_steps(self, batch: BatchShape) -> int:
         """Return how many steps take all of them."""
         return -(-len(self.numbers) // batch.samples_per_step)
 
-    def samples_of_step(self, step: int, batch: BatchShape) -> tuple[int, ...]:
+    def samples_of_step(self, step: int, batch: BatchShape) -> np.ndarray:
         """Return the numbers of a step's samples, in order."""
         size = batch.samples_per_step
         return self.numbers[step * size : (step + 1) * size]
 
 
-@lru_cache(maxsize=2)
-def _permutation(num_samples: int, seed: int, digest: str, epoch: int) -> np.ndarray:
-    key = sha256(f"{seed}/{epoch}/{digest}".encode()).digest()
-    generator = np.random.Generator(np.random.PCG64(int.from_bytes(key[:16], "big")))
-    return generator.permutation(num_samples)
-
-
-@lru_cache(maxsize=64)
-def _window(order: SampleOrder, epoch: int, number: int) -> tuple[int, ...]:
-    """Return the samples of one window of an epoch, in order."""
-    permutation = _permutation(len(order.tokens), order.seed, order.digest, epoch)
-    samples = permutation[number * order.window : (number + 1) * order.window].tolist()
-    if order.window > 1:
-        samples.sort(key=order.tokens.__getitem__, reverse=number % 2 == 1)
-    return tuple(samples)
+def _identity(digest: str, window: int, quotas: Sequence[int]) -> str:
+    parts = [digest]
+    if window > 1:
+        parts.append(f"length_window {window}")
+    if quotas:
+        parts.append(f"shares {' '.join(map(str, quotas))} of {sum(quotas)}")
+    return ", ".join(parts)
 
 
 def samples_of_unit(
@@ -119,20 +140,25 @@ def samples_of_unit(
 
 def units_of_step(order: StepOrder, *, step: int, batch: BatchShape) -> tuple[tuple[int, ...], ...]:
     """Return the samples of each unit of a step, by microbatch, then student rank."""
+    return _dealt_out(order, step, batch)
+
+
+@lru_cache(maxsize=4)
+def _dealt_out(order: StepOrder, step: int, batch: BatchShape) -> tuple[tuple[int, ...], ...]:
+    """Deal a step out once for all its units; orders are told apart by identity."""
     samples = order.samples_of_step(step, batch)
-    dealt = cut_into_units(tuple(order.tokens[sample] for sample in samples), batch)
-    return tuple(tuple(samples[i] for i in unit) for unit in dealt)
+    dealt = cut_into_units(tuple(order.tokens[samples].tolist()), batch)
+    numbers = samples.tolist()
+    return tuple(tuple(numbers[i] for i in unit) for unit in dealt)
 
 
 def num_microbatches(order: StepOrder, *, step: int, batch: BatchShape) -> int:
     """Return how many microbatches a step has, the same on every student rank."""
     if batch.unit_tokens is None:
         return batch.accumulation_steps
-    tokens = tuple(order.tokens[sample] for sample in order.samples_of_step(step, batch))
-    return len(cut_into_units(tokens, batch)) // batch.student_dp
+    return len(units_of_step(order, step=step, batch=batch)) // batch.student_dp
 
 
-@lru_cache(maxsize=8)
 def cut_into_units(tokens: tuple[int, ...], batch: BatchShape) -> tuple[tuple[int, ...], ...]:
     """Return the samples of each unit of a step, by number; first those of microbatch 0, by student rank.
 

@@ -7,9 +7,9 @@ images too where every position is compared.
 from collections.abc import Iterable, Mapping
 
 from genrecal_mcore.config import Positions, RunConfig
-from genrecal_mcore.data.index import SampleFacts
+from genrecal_mcore.data.index import SampleFacts, SampleIndex
 from genrecal_mcore.data.processor import ModelProcessor
-from genrecal_mcore.data.shared_tokens import SharedTokens, answers_of
+from genrecal_mcore.data.shared_tokens import SHARED_TOKENS, SharedTokens, answers_of
 from genrecal_mcore.data.types import RenderedSample, Sample
 
 _ENOUGH: dict[Positions, tuple[SharedTokens, ...]] = {"all": ("all",), "answers": ("all", "answers")}
@@ -60,6 +60,16 @@ def check_shared_tokens(
             f"sides, but in sample {sample.id!r} {difference(*renderings, positions=positions)} "
             f"({teacher.folder} and {student.folder}); {remedy}"
         )
+
+
+def check_index_shares_tokens(
+    config: RunConfig, processors: Mapping[str, ModelProcessor | None], index: SampleIndex
+) -> None:
+    """Raise `ValueError` as `check_shared_tokens` does, for the first such sample of an index."""
+    enough = _ENOUGH[config.distillation.positions]
+    number = index.first_sharing([kind for kind in SHARED_TOKENS if kind not in enough])
+    if number is not None:
+        check_shared_tokens(config, processors, [(index[number], index.facts(number))])
 
 
 def difference(teacher: RenderedSample, student: RenderedSample, *, positions: Positions) -> str:

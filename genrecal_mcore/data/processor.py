@@ -22,9 +22,9 @@ from genrecal_mcore.data.chat import TokenBuilder, add_question, add_start, rend
 from genrecal_mcore.data.families import FAMILIES, FamilyRecord
 from genrecal_mcore.data.families.record import ImageTokens
 from genrecal_mcore.data.internlm2_tokenizer import load_internlm2_tokenizer
-from genrecal_mcore.data.llava import BrokenSample
 from genrecal_mcore.data.text_ends import text_ends
 from genrecal_mcore.data.types import (
+    BrokenSample,
     Microbatch,
     RenderedSample,
     Sample,

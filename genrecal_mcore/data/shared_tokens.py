@@ -1,11 +1,12 @@
 """Says where two models read the same token ids of a sample."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from genrecal_mcore.data.types import RenderedSample
 
 SharedTokens = Literal["all", "answers", "none"]
 """Every token, those of the answers alone, or not even those."""
+SHARED_TOKENS: tuple[SharedTokens, ...] = get_args(SharedTokens)
 
 
 def shared_tokens(teacher: RenderedSample, student: RenderedSample) -> SharedTokens:

@@ -3,29 +3,20 @@
 import re
 from collections.abc import Iterator
 
-from genrecal_mcore.config import RunConfig, load_teacher_manifest
-from genrecal_mcore.data.index import SampleIndex, build_index
-from genrecal_mcore.data.order import BatchShape, SampleOrder, num_microbatches, samples_of_unit
-from genrecal_mcore.data.processor import ModelProcessor, load_processor
-
-
-def load_processors(config: RunConfig) -> dict[str, ModelProcessor | None]:
-    """Load the processors of `student` and, where there is one, `teacher`."""
-    teacher, finds = None, config.recalibrator.student_answers
-    if config.teacher is not None:
-        family = load_teacher_manifest(config.teacher.checkpoint).family
-        teacher = load_processor(config.teacher.checkpoint / "tokenizer", family, finds_text_ends=finds)
-    student = load_processor(config.student.checkpoint, finds_text_ends=finds)
-    return {"teacher": teacher, "student": student}
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.data.index import SampleIndex
+from genrecal_mcore.data.of_run import batch_shape, index_of_run, load_processors, sample_order
+from genrecal_mcore.data.order import num_microbatches, samples_of_unit
+from genrecal_mcore.data.processor import ModelProcessor
 
 
 def show_step(config: RunConfig, step: int) -> str:
     """Return what every student rank sees in a step, microbatch by microbatch, in both models' tokens."""
     processors = load_processors(config)
-    index = build_index(config.data, processors)
+    index = index_of_run(config, processors)
     order = sample_order(config, index)
     batch = batch_shape(config)
-    lines = [f"step {step}: {batch.samples_per_step} of {len(index)} samples, {len(index.skipped)} skipped"]
+    lines = [f"step {step}: {batch.samples_per_step} of {len(index)} samples, {index.num_skipped} skipped"]
     for rank in range(batch.student_dp):
         for microbatch in range(num_microbatches(order, step=step, batch=batch)):
             numbers = samples_of_unit(order, step=step, microbatch=microbatch, student_rank=rank, batch=batch)
@@ -35,29 +26,14 @@ def show_step(config: RunConfig, step: int) -> str:
     return "\n".join(lines)
 
 
-def sample_order(config: RunConfig, index: SampleIndex) -> SampleOrder:
-    """Return the order in which a run takes the samples of an index."""
-    return SampleOrder(index.tokens, config.train.seed, index.digest, config.data.length_window)
-
-
-def batch_shape(config: RunConfig) -> BatchShape:
-    """Return how the samples of a step are cut into units."""
-    return BatchShape(
-        micro_batch_size=config.train.micro_batch_size,
-        accumulation_steps=config.train.accumulation_steps,
-        student_dp=config.mesh.student.dp,
-        unit_tokens=config.train.micro_batch_tokens,
-    )
-
-
 def _show_sample(
     index: SampleIndex, number: int, processors: dict[str, ModelProcessor | None]
 ) -> Iterator[str]:
     sample = index[number]
-    yield f"  {sample.id}  {' '.join(path.name for path in sample.images)}"
+    yield f"  {sample.id}  {' '.join(image.name for image in sample.images)}"
     for role, processor in processors.items():
         if processor is not None:
-            rendered = processor.render(sample, index.facts[number].image_sizes)
+            rendered = processor.render(sample, index.image_sizes(number))
             text = marked_text(processor, rendered.input_ids.tolist(), rendered.answer_spans)
             yield f"    {role}: {len(rendered.input_ids)} tokens, {rendered.num_answer_tokens} of answers"
             yield "      " + text.replace("\n", "\\n")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import torch
 
@@ -18,11 +19,31 @@ token; None where that is not known (see `data.text_ends`).
 
 AnswerSpan = tuple[int, int]
 """Half-open token range `[start, end)` of one answer: its text plus the end-of-turn token."""
+IMAGE_PLACEHOLDER = "<image>"
+"""Stands in a question where an image stands."""
+
+
+class BrokenSample(ValueError):
+    """A sample that cannot be learnt from; the text is the reason, as it is listed in `skipped.jsonl`."""
+
+
+class SampleImage(Protocol):
+    """An image that is not read before it is needed: a file, or bytes in one. Its text names it to people."""
+
+    @property
+    def name(self) -> str:
+        """What the record calls it: the same on every machine."""
+
+    def open(self) -> Path | BinaryIO:
+        """Return what an image is decoded from."""
+
+    def __hash__(self) -> int:
+        """Tell images apart by where they lie."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One question and its answer, as text; `<image>` in the question marks where an image stands."""
+    """One question and its answer, as text, with `IMAGE_PLACEHOLDER` for each image."""
 
     question: str
     answer: str
@@ -33,12 +54,10 @@ class Sample:
     """One conversation about zero or more images."""
 
     id: str
-    images: tuple[Path, ...]
+    images: tuple[SampleImage, ...]
     turns: tuple[Turn, ...]
     source: str
     domain: str | None = None
-    image_names: tuple[str, ...] = ()
-    """Images as the record writes them, relative to the source's folder: the same on every machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

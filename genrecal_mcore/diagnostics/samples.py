@@ -4,17 +4,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from genrecal_mcore.data import AnswerSpan, Microbatch, Sample, UnitSamples, View, label_positions
+from genrecal_mcore.data import AnswerSpan, Microbatch, Sample, View, label_positions
 from genrecal_mcore.data.index import SampleFacts
-from genrecal_mcore.data.loader import load_unit
+from genrecal_mcore.data.loader import collate_samples
 from genrecal_mcore.diagnostics.run_models import RunModels
 from genrecal_mcore.losses import student_head_loss
 from genrecal_mcore.models import Packing
-from genrecal_mcore.status import Unit
 from genrecal_mcore.training.student_module import student_hidden_states
-
-_UNIT = Unit(step=0, microbatch=0, student_rank=0)
-"""Samples are looked at one by one, in no step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +65,7 @@ def teacher_features(models: RunModels, batch: Microbatch) -> torch.Tensor:
 
 def with_image_of(models: RunModels, own: DiagnosedSample, other: DiagnosedSample) -> SampleFeatures:
     """Return what the student makes of a sample's text with another sample's images."""
-    sample = replace(own.sample, images=other.sample.images, image_names=other.sample.image_names)
+    sample = replace(own.sample, images=other.sample.images)
     return student_features(models, sample, replace(own.facts, image_sizes=other.facts.image_sizes))
 
 
@@ -105,9 +101,8 @@ def _questions(sample: SampleFeatures) -> list[torch.Tensor]:
 
 
 def _batch_of(models: RunModels, role: str, sample: Sample, facts: SampleFacts) -> Microbatch:
-    alone = UnitSamples(unit=_UNIT, samples=(sample,), image_sizes=(facts.image_sizes,))
     view = View(processor=models.processors[role], with_pixels=True)
-    return load_unit(alone, view).to(models.device)
+    return collate_samples([(sample, facts.image_sizes)], view).to(models.device)
 
 
 def _features(batch: Microbatch, features: torch.Tensor) -> SampleFeatures:

@@ -7,7 +7,7 @@ This room never imports megatron-core: what it evaluates is what is handed over.
 from genrecal_mcore.evaluation.evaluate import evaluate_model
 from genrecal_mcore.evaluation.files import BenchmarkFile
 from genrecal_mcore.evaluation.generate import generate_answers
-from genrecal_mcore.evaluation.ranks import Ranks, joined_ranks
+from genrecal_mcore.evaluation.ranks import joined_ranks
 from genrecal_mcore.evaluation.scores import BenchmarkScores, Tally
 from genrecal_mcore.evaluation.settings import EvaluationSettings
 from genrecal_mcore.evaluation.tables import models_table, notes, scores_table
@@ -16,7 +16,6 @@ __all__ = [
     "BenchmarkFile",
     "BenchmarkScores",
     "EvaluationSettings",
-    "Ranks",
     "Tally",
     "evaluate_model",
     "generate_answers",

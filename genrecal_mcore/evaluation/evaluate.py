@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from genrecal_mcore.data import load_processor
+from genrecal_mcore.data import Ranks, load_processor
 from genrecal_mcore.evaluation.ahead import map_ahead
 from genrecal_mcore.evaluation.files import BenchmarkFile
 from genrecal_mcore.evaluation.generate import answer_batch
 from genrecal_mcore.evaluation.model_inputs import ModelInputs
 from genrecal_mcore.evaluation.plan import BenchmarkPlan, check_file, plan_benchmark
-from genrecal_mcore.evaluation.ranks import Ranks
 from genrecal_mcore.evaluation.report import write_report
 from genrecal_mcore.evaluation.results import SCORES_NAME, PartWriter, write_json
 from genrecal_mcore.evaluation.scores import BenchmarkScores

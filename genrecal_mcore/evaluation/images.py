@@ -8,13 +8,14 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from genrecal_mcore.data import BrokenSample
+from genrecal_mcore.data import BrokenSample, SampleImage
+from genrecal_mcore.data.images import opened_image
 from genrecal_mcore.evaluation.field_lists import split_list
 from genrecal_mcore.evaluation.files.tsv import read_row
-from genrecal_mcore.evaluation.question import RowPlace, StoredImage
+from genrecal_mcore.evaluation.question import ImageInRow, RowPlace
 
 
-def open_images(images: Sequence[StoredImage]) -> list[Image.Image]:
+def open_images(images: Sequence[SampleImage | ImageInRow]) -> list[Image.Image]:
     """Return the decoded images in RGB, in order; a row that holds several is read once.
 
     Raises `BrokenSample` naming the image that is missing or does not decode.
@@ -22,8 +23,9 @@ def open_images(images: Sequence[StoredImage]) -> list[Image.Image]:
     rows: dict[tuple[Path, RowPlace], list[str]] = {}
     opened = []
     for image in images:
-        if image.row is None:
-            opened.append(_decoded(image.file, what=f"the image {image.file}"))
+        if not isinstance(image, ImageInRow):
+            with opened_image(image) as found:
+                opened.append(found.convert("RGB"))
             continue
         key = image.file, image.row
         if key not in rows:
@@ -38,14 +40,8 @@ def _open_base64(text: str, *, position: int) -> Image.Image:
         data = base64.b64decode(text)
     except binascii.Error as error:
         raise BrokenSample(f"{what} is not base64: {error}") from None
-    return _decoded(io.BytesIO(data), what=what)
-
-
-def _decoded(source: Path | io.BytesIO, *, what: str) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
-    except FileNotFoundError:
-        raise BrokenSample(f"{what} does not exist") from None
     except (Image.DecompressionBombError, UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise BrokenSample(f"{what} cannot be read: {error}") from None

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from genrecal_mcore.data import BrokenSample
+from genrecal_mcore.data import BrokenSample, Ranks
 from genrecal_mcore.evaluation.ahead import map_ahead
 from genrecal_mcore.evaluation.batches import plan_batches
 from genrecal_mcore.evaluation.files import BenchmarkFile, Reading, read_questions
 from genrecal_mcore.evaluation.model_inputs import ModelInputs
 from genrecal_mcore.evaluation.question import LeftOut, Question
-from genrecal_mcore.evaluation.ranks import Ranks
 from genrecal_mcore.evaluation.results import begin_or_go_on, read_parts
 from genrecal_mcore.evaluation.settings import AskedModel, EvaluationSettings, settings_record
 from genrecal_mcore.observability import CountLine

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 
 from genrecal_mcore.data import BrokenSample
-from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER
 
 CHOOSE = "Please select the correct answer from the options above. \n"
 """`image_mcq.py`, `ImageMCQDataset`."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from genrecal_mcore.data import Turn
+from genrecal_mcore.data import SampleImage, Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,12 +21,11 @@ class RowPlace:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StoredImage:
-    """Where one image lies: a file of its own, or a field of a TSV file's row."""
+class ImageInRow:
+    """Where one image lies in a TSV file: in a field of a row, in base64."""
 
     file: Path
-    row: RowPlace | None = None
-    """None where `file` is the image."""
+    row: RowPlace
     position: int = 0
     """Among the images of the row."""
 
@@ -41,7 +40,7 @@ class Question:
     """Row or record of the file, counted from 1."""
     turns: tuple[Turn, ...]
     """What is asked last, and the turns before it with their true answers; `<image>` marks an image."""
-    images: tuple[StoredImage, ...]
+    images: tuple[SampleImage | ImageInRow, ...]
     """In the order in which the turns name them."""
     answer: str | None
     """The true answer; None where the file keeps it to itself."""

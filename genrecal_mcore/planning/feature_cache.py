@@ -1,9 +1,10 @@
 """What a run's feature cache takes on disk, and whether one that it reads serves it."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.data import SampleIndex, build_index, load_processors, sample_keys
+from genrecal_mcore.data import SampleIndex, is_here, load_processors, prepare_index, sample_keys
 from genrecal_mcore.feature_cache import read_contents
 from genrecal_mcore.observability import size_text
 from genrecal_mcore.training.cache_need import CacheNeed
@@ -19,12 +20,15 @@ def cache_lines(config: RunConfig) -> list[str]:
     folder = named_cache(config)
     if folder is None:
         return []
-    absent = [source.path for source in config.data.sources if not source.path.is_file()]
+    absent = [source.path for source in config.data.sources if not is_here(source)]
     if absent:
         row = size_text(record_of(config).row_bytes)
         return [f"{absent[0]} is not here: samples were not counted. A row of a feature cache takes {row}."]
-    index = build_index(config.data, load_processors(config))
-    return [need_line(config, folder, index)]
+    with TemporaryDirectory() as made:
+        # A plan leaves no run folder behind.
+        index_dir = config.data.index or Path(made) / "index"
+        index = prepare_index(index_dir, config.data, load_processors(config))
+        return [need_line(config, folder, index)]
 
 
 def need_line(config: RunConfig, folder: Path, index: SampleIndex) -> str:

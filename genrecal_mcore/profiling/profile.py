@@ -5,13 +5,12 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
-from statistics import fmean
 
 import torch
 import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.data import ModelProcessor, SampleIndex, build_index, load_processors
+from genrecal_mcore.data import ModelProcessor, SampleIndex, index_of_run, load_processors
 from genrecal_mcore.planning import CountedModels, Profile, count_models, models_in_folders
 from genrecal_mcore.planning.costs import Op
 from genrecal_mcore.planning.student_costs import student_side
@@ -52,7 +51,7 @@ def profile_run(config: RunConfig, *, rounds: int) -> Profile:
     bench = Bench(
         config=config,
         models=count_models(config, models_in_folders(config)),
-        index=build_index(config.data, processors),
+        index=index_of_run(config, processors),
         processors=processors,
         watch=Stopwatch(device=device, rounds=rounds),
     )
@@ -89,9 +88,9 @@ def message_bytes(bench: Bench) -> MessageBytes:
 
 def mean_unit(bench: Bench, *, is_teacher: bool) -> ProfiledUnit:
     """Return a unit of samples of the data's mean length in one model's tokens."""
-    train, facts = bench.config.train, bench.index.facts
-    tokens = round(fmean(f.teacher_tokens if is_teacher else f.student_tokens for f in facts))
-    answers = fmean(f.teacher_answer_tokens if is_teacher else f.student_answer_tokens for f in facts)
+    train, role = bench.config.train, "teacher" if is_teacher else "student"
+    tokens = round(float(bench.index.counts(f"{role}_tokens").mean()))
+    answers = float(bench.index.counts(f"{role}_answer_tokens").mean())
     num_samples = train.micro_batch_size
     if train.micro_batch_tokens is not None:
         num_samples = max(1, train.micro_batch_tokens // tokens)

@@ -13,14 +13,11 @@ from genrecal_mcore.observability import size_text
 
 def bytes_of_samples(index: SampleIndex, record: CacheRecord) -> np.ndarray:
     """Return what each sample takes in a cache, `[num_samples]` int64."""
+    answer_tokens, num_answers = index.counts("teacher_answer_tokens"), index.counts("num_answers")
+    counts = zip(answer_tokens.tolist(), num_answers.tolist(), index.teacher_tokens.tolist(), strict=True)
     rows = (
-        num_sample_rows(
-            facts.teacher_answer_tokens,
-            len(index[number].turns),
-            tokens=facts.teacher_tokens,
-            with_questions=record.with_questions,
-        )
-        for number, facts in enumerate(index.facts)
+        num_sample_rows(of_answers, answers, tokens=tokens, with_questions=record.with_questions)
+        for of_answers, answers, tokens in counts
     )
     return np.fromiter(
         (sample_bytes(num_rows, row_bytes=record.row_bytes) for num_rows in rows),

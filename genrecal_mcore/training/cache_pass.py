@@ -59,12 +59,12 @@ def write_feature_cache(config: RunConfig, *, stop_file: Path | None = None) -> 
 
 def set_up_pass(config: RunConfig, layout: Layout, setup: RankSetup) -> Job | None:
     """Find what is missing and make the groups; None when nothing is (collective over the world)."""
-    processors, index = checked_data(config, layout, setup)
+    processors, index = checked_data(config, layout, setup, is_fresh=False)
     setup.status.at("looks into the feature cache, with all ranks")
     keys = sample_keys(index, rank=setup.rank, world_size=layout.world_size, gather=gather_over_world)
     cache = begin_cache(config, index, keys, rank=setup.rank, must_have_room=True)
     order, batch = order_of_missing(config, index, cache), batch_shape(config)
-    if not order.numbers:
+    if not len(order.numbers):
         return None
     topology = made_topology(layout, setup)
     begin_trace(config, setup.status, first_step=0)
@@ -92,10 +92,11 @@ def order_of_missing(config: RunConfig, index: SampleIndex, cache: CacheToWrite)
     samples of a unit is as in a run with teacher ranks.
     """
     order = sample_order(config, index)
-    numbers = np.fromiter((order.index_at(position) for position in range(len(index))), np.int64)
+    # Weights and exclusions leave samples out of a first epoch's draws, but a cache to read must hold all.
+    numbers = np.concatenate([order.samples_at(0, len(index)), np.arange(len(index), dtype=np.int32)])
     numbers = numbers[cache.is_missing[numbers]]
     _, firsts = np.unique(cache.keys[numbers], return_index=True)
-    return OnceOrder(tokens=index.tokens, numbers=tuple(numbers[np.sort(firsts)].tolist()))
+    return OnceOrder(tokens=index.tokens, numbers=numbers[np.sort(firsts)])
 
 
 def run_receiving_rank(job: Job) -> None:

@@ -5,38 +5,44 @@ What the rank then does is in `run`.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch.distributed as dist
 
 from genrecal_mcore.config import RunConfig, load_teacher_manifest, validate_teacher_folder
 from genrecal_mcore.data import (
     BatchShape,
+    Builders,
     ModelProcessor,
+    Ranks,
     SampleIndex,
     StepOrder,
     UnitLoader,
     View,
     batch_shape,
-    build_index,
+    check_index_shares_tokens,
     check_shared_tokens,
     check_vocabularies,
     first_samples,
+    index_of_run,
     load_processors,
     num_microbatches,
     sample_order,
     samples_of_unit,
     unit_samples,
-    write_skipped,
 )
 from genrecal_mcore.layouts import open_checkpoint
 from genrecal_mcore.models import check_student_folder
 from genrecal_mcore.native import model_config
+from genrecal_mcore.observability import CountLine
 from genrecal_mcore.parallel import Layout, Topology, build_topology
 from genrecal_mcore.status import RankStatus
 from genrecal_mcore.training.cache_setup import CacheToRead, CacheToWrite, check_caches, set_up_cache
 from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
 from genrecal_mcore.training.ending import StopRequest
 from genrecal_mcore.training.integrity import newest_whole
-from genrecal_mcore.training.joining import RankSetup, decided_by_first_rank, gather_over_world
+from genrecal_mcore.training.joining import RankSetup, decided_by_first_rank
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.training.tracing import begin_trace
 from genrecal_mcore.transfer import RoutePlan, Unit, edges, units_of_replica, units_of_student
@@ -187,9 +193,14 @@ def check_run_dir(config: RunConfig, *, resume: bool) -> None:
         raise ValueError(f"run.dir: {folder} holds no run to resume; leave out --resume or name another")
 
 
+def checking_line(total: int, *, is_shown: bool) -> CountLine:
+    """Return the line that counts the samples that this rank checks."""
+    return CountLine(title="this rank checks samples", total=total, is_shown=is_shown)
+
+
 def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: bool) -> Job:
     """Check the data, make the groups, find the checkpoint to go on from (collective over the world)."""
-    processors, index = checked_data(config, layout, setup)
+    processors, index = checked_data(config, layout, setup, is_fresh=not resume)
     cache = set_up_cache(config, index, setup, world_size=layout.world_size)
     checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=setup.rank) if resume else None
     first_step = read_run_state(checkpoint).step if checkpoint else 0
@@ -213,19 +224,23 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
 
 
 def checked_data(
-    config: RunConfig, layout: Layout, setup: RankSetup
+    config: RunConfig, layout: Layout, setup: RankSetup, *, is_fresh: bool
 ) -> tuple[dict[str, ModelProcessor | None], SampleIndex]:
-    """Return both models' processors and the samples that pass their checks (collective over the world)."""
+    """Return both models' processors and the samples that pass their checks (collective over the world).
+
+    Only a fresh run may replace an index of other data, and only its own.
+    """
     setup.status.at("checks the data, with all ranks")
     processors = load_processors(config)
-    index = build_index(
-        config.data, processors, rank=setup.rank, world_size=layout.world_size, gather=gather_over_world
-    )
+    ranks = Ranks(rank=setup.rank, world_size=layout.world_size, group=dist.group.WORLD)
+    is_shown = setup.rank == layout.student.rank_offset
+    builders = Builders(ranks=ranks, progress=partial(checking_line, is_shown=is_shown))
+    index = index_of_run(config, processors, is_fresh=is_fresh, builders=builders)
     check_positions(config, index)
     if config.compares_heads:
-        check_shared_tokens(config, processors, zip(index.samples, index.facts, strict=True))
+        check_index_shares_tokens(config, processors, index)
     if setup.rank == 0:
-        write_skipped(config.run.dir / "skipped.jsonl", index)
+        index.copy_skipped(config.run.dir / "skipped.jsonl")
     return processors, index
 
 
@@ -246,7 +261,7 @@ def check_positions(config: RunConfig, index: SampleIndex) -> None:
     if config.teacher is None:
         return
     limit = load_teacher_manifest(config.teacher.checkpoint).language.max_position_embeddings
-    longest = max(facts.teacher_tokens for facts in index.facts)
+    longest = int(index.teacher_tokens.max())
     if longest > limit:
         raise ValueError(
             f"data.max_tokens: a sample has {longest} tokens, but the teacher has {limit} positions; "

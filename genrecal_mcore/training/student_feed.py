@@ -30,13 +30,12 @@ class StepTokens:
 
     def of_step(self, step: int) -> StepCounts:
         """Return the counts of a step."""
-        samples = self.order.samples_of_step(step, self.batch)
-        facts = [self.index.facts[i] for i in samples]
+        counts = self.index.total_counts(self.order.samples_of_step(step, self.batch))
         return StepCounts(
-            teacher_answer_tokens=sum(of_sample.teacher_answer_tokens for of_sample in facts),
-            student_answer_tokens=sum(of_sample.student_answer_tokens for of_sample in facts),
-            teacher_tokens=sum(of_sample.teacher_tokens for of_sample in facts),
-            num_answers=sum(len(self.index[i].turns) for i in samples),
+            teacher_answer_tokens=counts["teacher_answer_tokens"],
+            student_answer_tokens=counts["student_answer_tokens"],
+            teacher_tokens=counts["teacher_tokens"],
+            num_answers=counts["num_answers"],
         )
 
 

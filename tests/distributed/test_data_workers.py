@@ -69,7 +69,8 @@ def error_of_a_worker(data: Path, student: Path) -> str:
     """Load a unit whose image vanishes after it has been checked, and return what is said."""
     processor = load_processor(student)
     source = DataSource(path=data, images=data.parent / "images")
-    index = build_index(DataConfig(sources=(source,)), {"teacher": None, "student": processor})
+    processors = {"teacher": None, "student": processor}
+    index = build_index(data.parent / "index", DataConfig(sources=(source,)), processors)
     batch = BatchShape(micro_batch_size=len(index), accumulation_steps=1, student_dp=1)
     unit = Unit(step=0, microbatch=0, student_rank=0)
     planned = [unit_samples(unit, index, SampleOrder(index.tokens, 1, index.digest), batch)]

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from checkpoint_tools.conversion import convert_to_mcore
-from genrecal_mcore.data import Microbatch, ModelProcessor, Sample, Turn, load_processor
+from genrecal_mcore.data import ImageFile, Microbatch, ModelProcessor, Sample, Turn, load_processor
 from genrecal_mcore.models import Packing, TeacherStage
 from genrecal_mcore.models.teacher import load_teacher_stage
 from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
@@ -54,14 +54,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
     """Make three conversations with one, no and two images, all of other sizes and lengths."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
-    paths = []
+    files = []
     for width, height in ((48, 24), (30, 50), (64, 40)):
-        paths.append(folder / f"{width}x{height}.png")
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(paths[-1])
+        path = folder / f"{width}x{height}.png"
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+        files.append(ImageFile(name=path.name, path=path))
     turns = {
-        "one": (paths[:1], "<image>\nWhat shape is shown?", "a red circle"),
+        "one": (files[:1], "<image>\nWhat shape is shown?", "a red circle"),
         "none": ([], "Is there an image?", "no"),
-        "two": (paths[1:], "<image><image>\nDo they show the same?", "no, one is blue and one is yellow!"),
+        "two": (files[1:], "<image><image>\nDo they show the same?", "no, one is blue and one is yellow!"),
     }
     return tuple(
         Sample(id=name, images=tuple(images), turns=(Turn(question=question, answer=answer),), source="")
@@ -102,7 +103,7 @@ def reference_features(folder: Path, sample: Sample) -> torch.Tensor:
 def microbatch(
     processor: ModelProcessor, samples: Sequence[Sample], *, pad_to_multiple_of: int = 1
 ) -> Microbatch:
-    images = [[Image.open(path) for path in sample.images] for sample in samples]
+    images = [[Image.open(image.open()) for image in sample.images] for sample in samples]
     rendered = [
         processor.render(sample, [image.size for image in own])
         for sample, own in zip(samples, images, strict=True)

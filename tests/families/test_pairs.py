@@ -10,11 +10,12 @@ from PIL import Image
 from checkpoint_tools.conversion import convert_to_mcore
 from genrecal_mcore.config import DataConfig, DataSource
 from genrecal_mcore.data import (
+    ImageFile,
     ModelProcessor,
     Sample,
     Turn,
-    build_index,
     check_vocabularies,
+    first_samples,
     load_processor,
 )
 from genrecal_mcore.data.chat import encode_text
@@ -42,6 +43,7 @@ class Pair(NamedTuple):
 
 
 # Every teacher and every student meets every mesh.
+NUM_SAMPLES = 12
 PAIRS = [
     Pair(teacher, student, *MESHES[(i + j) % len(MESHES)])
     for i, teacher in enumerate(TEACHERS)
@@ -117,7 +119,7 @@ ONE_OF_EACH_TOKENIZER = (
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pairs")
-    made = {"data": make_tiny_dataset(root / "data", 12, seed=5)}
+    made = {"data": make_tiny_dataset(root / "data", NUM_SAMPLES, seed=5)}
     for seed, name in enumerate(PUBLISHED_MODELS):
         made[name] = make_published_model(root / name, name, seed=seed)
     for name in TEACHERS:
@@ -129,7 +131,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def rendering(processor: ModelProcessor, size: tuple[int, int]) -> str:
     """Render a conversation of one turn about one image; return it decoded."""
     turn = Turn(question="<image>\nWhat is shown?", answer="a red box")
-    sample = Sample(id="0", images=(Path("0.png"),), turns=(turn,), source="test")
+    sample = Sample(
+        id="0", images=(ImageFile(name="0.png", path=Path("0.png")),), turns=(turn,), source="test"
+    )
     rendered = processor.render(sample, [size])
     ((start, end),) = rendered.answer_spans
     assert processor.decode(rendered.input_ids[start:end]) == "a red box<|im_end|>"
@@ -189,14 +193,13 @@ SERVED_BY_TRADITIONAL_DISTILLATION = {
 def is_served(teacher: ModelProcessor, student: ModelProcessor, data: Path) -> bool:
     """Tell whether both models read the same tokens of every sample, in one vocabulary."""
     processors = {"teacher": teacher, "student": student}
-    index = build_index(
-        DataConfig(sources=(DataSource(path=data, images=data.parent / "images"),)), processors
-    )
+    config = DataConfig(sources=(DataSource(path=data, images=data.parent / "images"),))
     try:
         check_vocabularies("kl", processors)
     except ValueError:
         return False
-    return all(facts.shared_tokens == "all" for facts in index.facts)
+    checked = first_samples(config, processors, num_records=NUM_SAMPLES)
+    return all(facts.shared_tokens == "all" for _, facts in checked)
 
 
 def test_traditional_distillation_serves_the_pairs_that_the_paper_says(folders: dict[str, Path]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -192,22 +193,24 @@ def reference(case: Case, folders: dict[str, Path], found: dict[str, Any]) -> An
 def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) -> list[ReferenceSample]:
     teacher, student = (load_processor(folders[kind]) for kind in case["pair"])
     source = DataSource(path=folders["data"], images=folders["data"].parent / "images")
-    index = build_index(DataConfig(sources=(source,)), {"teacher": teacher, "student": student})
-    return [
-        ReferenceSample(
-            teacher=conversation(teacher, index[i]),
-            student=conversation(student, index[i]),
-            replaced=replaced_rows(teacher, index, i, case.get("answer_input", "features")),
-        )
-        for i in numbers
-    ]
+    processors = {"teacher": teacher, "student": student}
+    with TemporaryDirectory() as folder:
+        index = build_index(Path(folder) / "index", DataConfig(sources=(source,)), processors)
+        return [
+            ReferenceSample(
+                teacher=conversation(teacher, index[i]),
+                student=conversation(student, index[i]),
+                replaced=replaced_rows(teacher, index, i, case.get("answer_input", "features")),
+            )
+            for i in numbers
+        ]
 
 
 def replaced_rows(
     teacher: ModelProcessor, index: SampleIndex, number: int, answer_input: str
 ) -> tuple[bool, ...]:
     """Tell for each answer token of a sample whether its embedding stands for its feature in step 0."""
-    rendered = teacher.render(index[number], index.facts[number].image_sizes)
+    rendered = teacher.render(index[number], index.image_sizes(number))
     if answer_input != "masked":
         return (answer_input == "embeddings",) * rendered.num_answer_tokens
     chosen = replaced_answer_rows(
@@ -219,7 +222,7 @@ def replaced_rows(
 
 
 def conversation(processor: ModelProcessor, sample: Sample) -> RenderedConversation:
-    images = [Image.open(path) for path in sample.images]
+    images = [Image.open(image.open()) for image in sample.images]
     rendered = processor.render(sample, [image.size for image in images])
     vision = processor.pixels(images)
     return RenderedConversation(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from genrecal_mcore.cli import main as command_line
 from genrecal_mcore.config import RunConfig, write_run_config
-from genrecal_mcore.data import build_index, load_processors, num_sample_rows, sample_keys
+from genrecal_mcore.data import index_of_run, load_processors, num_sample_rows, sample_keys
 from genrecal_mcore.feature_cache import CacheRecord, FeatureWriter, create_record
 from genrecal_mcore.training.cache_need import CacheNeed
 from genrecal_mcore.training.cache_setup import record_of
@@ -33,11 +33,11 @@ def cached_config(folders: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
 def write_cache(config: RunConfig, folder: Path, record: CacheRecord, *, left_out: int = 0) -> None:
     """Fill a cache with zeros, but for the last samples."""
     create_record(folder, record)
-    index = build_index(config.data, load_processors(config))
+    index = index_of_run(config, load_processors(config))
     keys = sample_keys(index)
     writer = FeatureWriter(folder, shard_bytes=2**30, capacity=1)
     for number in range(len(index) - left_out):
-        facts = index.facts[number]
+        facts = index.facts(number)
         num_rows = num_sample_rows(
             facts.teacher_answer_tokens,
             len(index[number].turns),
@@ -230,7 +230,7 @@ def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path: Path) -> Non
 def test_what_is_planned_for_a_cache_is_what_it_takes(
     config: RunConfig, record: CacheRecord, tmp_path: Path
 ) -> None:
-    index = build_index(config.data, load_processors(config))
+    index = index_of_run(config, load_processors(config))
     keys = sample_keys(index)
     nothing = torch.ones(len(index), dtype=torch.bool).numpy()
     for rows in ("answers", "all"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from genrecal_mcore.cli.evaluate import student_folder
-from genrecal_mcore.evaluation import Ranks
+from genrecal_mcore.data import Ranks
 from genrecal_mcore.models import load_student
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training import export_student, exported_student

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from genrecal_mcore.config import RunConfig, validate_teacher_folder
-from genrecal_mcore.data import batch_shape, build_index, load_processors, num_microbatches, sample_order
+from genrecal_mcore.data import batch_shape, index_of_run, load_processors, num_microbatches, sample_order
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.transfer import HEADER_BYTES
 from tests.helpers.closeness import assert_relatively_close
@@ -93,7 +93,7 @@ def test_under_the_budget_steps_differ_in_their_microbatches(
     name: str, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     config = RunConfig.model_validate(config_of(tiny_folders, tmp_path, VARIANTS[name]))
-    index = build_index(config.data, load_processors(config))
+    index = index_of_run(config, load_processors(config))
     order, batch = sample_order(config, index), batch_shape(config)
     counts = {num_microbatches(order, step=step, batch=batch) for step in range(STEPS)}
     assert not index.skipped and len(counts) > 1

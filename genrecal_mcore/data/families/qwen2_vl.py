@@ -11,7 +11,7 @@ import torch
 
 from genrecal_mcore.data.chat import ChatFormat
 from genrecal_mcore.data.families.record import FamilyRecord, ImageTokens
-from genrecal_mcore.data.llava import BrokenSample
+from genrecal_mcore.data.types import BrokenSample
 
 
 def image_tokens(processor: Any, hf_config: dict[str, Any], size: tuple[int, int]) -> ImageTokens:

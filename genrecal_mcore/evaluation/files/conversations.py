@@ -6,10 +6,12 @@ from pathlib import Path
 
 from genrecal_mcore.config import DataSource
 from genrecal_mcore.data import BrokenSample, Sample
-from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER, build_sample, read_source
+from genrecal_mcore.data.llava import build_sample
+from genrecal_mcore.data.sources import read_record, records_of
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER
 from genrecal_mcore.evaluation.benchmarks import CONVERSATIONS
 from genrecal_mcore.evaluation.files.reading import Reading
-from genrecal_mcore.evaluation.question import LeftOut, Question, StoredImage
+from genrecal_mcore.evaluation.question import LeftOut, Question
 from genrecal_mcore.evaluation.scorers.match import normalise
 
 YES_NO = "yes_no"
@@ -24,16 +26,17 @@ def read_conversations(path: Path, *, images_dir: Path) -> Reading:
     source = DataSource(path=path, images=images_dir)
     questions: dict[str, Question] = {}
     left_out = []
-    for number, record in read_source(source):
+    for record in records_of(source):
+        raw = read_record(record)
         try:
-            sample = build_sample(record, source, number=number)
-            asked = {question.index: question for question in questions_of(sample, number=number)}
+            sample = build_sample(raw, record)
+            asked = {question.index: question for question in questions_of(sample, number=record.number)}
             if not asked.keys().isdisjoint(questions):
                 raise BrokenSample(f"the id {sample.id!r} stands in an earlier record already")
             questions |= asked
         except BrokenSample as error:
-            name = record.get("id", "") if isinstance(record, dict) else ""
-            left_out.append(LeftOut(index=str(name), number=number, reason=str(error)))
+            name = raw.fields.get("id", "") if isinstance(raw.fields, dict) else ""
+            left_out.append(LeftOut(index=str(name), number=record.number, reason=str(error)))
     return Reading(benchmark=CONVERSATIONS, questions=tuple(questions.values()), left_out=tuple(left_out))
 
 
@@ -47,7 +50,7 @@ def questions_of(sample: Sample, *, number: int) -> Iterator[Question]:
             index=sample.id if len(sample.turns) == 1 else f"{sample.id}:{num_turns}",
             number=number,
             turns=(*turns[:-1], replace(turns[-1], answer="")),
-            images=tuple(StoredImage(file=path) for path in sample.images[:num_images]),
+            images=sample.images[:num_images],
             answer=answer,
             groups=(("form", form_of(answer)), *([("domain", sample.domain)] if sample.domain else [])),
         )

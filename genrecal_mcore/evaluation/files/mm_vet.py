@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from genrecal_mcore.data import BrokenSample, Turn
-from genrecal_mcore.data.llava import IMAGE_PLACEHOLDER
+from genrecal_mcore.data.images import ImageFile
+from genrecal_mcore.data.types import IMAGE_PLACEHOLDER
 from genrecal_mcore.evaluation.benchmarks import Benchmark
 from genrecal_mcore.evaluation.files.reading import Reading
 from genrecal_mcore.evaluation.prompts import place_images
-from genrecal_mcore.evaluation.question import LeftOut, Question, StoredImage
+from genrecal_mcore.evaluation.question import LeftOut, Question
 
 IMAGE_MARK = "<IMG>"
 """Stands between the parts of a question of v2; a part that is a file's name is an image."""
@@ -53,7 +54,7 @@ def _question(index: str, record: Any, *, number: int, images_dir: Path) -> Ques
         index=index,
         number=number,
         turns=(Turn(question=text, answer=""),),
-        images=tuple(StoredImage(file=images_dir / name) for name in names),
+        images=tuple(ImageFile(name=name, path=images_dir / name) for name in names),
         answer=record["answer"],
         groups=tuple(("capability", str(name)) for name in record.get("capability", [])),
     )

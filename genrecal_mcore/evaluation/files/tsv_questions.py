@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genrecal_mcore.data import BrokenSample, Turn
+from genrecal_mcore.data.images import ImageFile
 from genrecal_mcore.evaluation.benchmarks import (
     CHOICE,
     OPEN,
@@ -20,7 +21,7 @@ from genrecal_mcore.evaluation.field_lists import split_list
 from genrecal_mcore.evaluation.files.reading import Reading
 from genrecal_mcore.evaluation.files.tsv import read_tsv
 from genrecal_mcore.evaluation.prompts import options_of, place_images, place_numbered_images
-from genrecal_mcore.evaluation.question import LeftOut, Question, RowPlace, StoredImage
+from genrecal_mcore.evaluation.question import ImageInRow, LeftOut, Question, RowPlace
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ MAX_REFERENCE_LENGTH = 64
 """A shorter text in the image column is the index of the row that has the image."""
 EMPTY = ("", "nan")
 """What pandas writes for a missing value. "None" and "NA" are texts: they are options in MMMU."""
+Images = tuple[ImageFile, ...] | tuple[ImageInRow, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +146,7 @@ def _rotation_of(index: str, fields: Mapping[str, str], benchmark: Benchmark) ->
     return str(int(index) % ROTATION_OFFSET) if benchmark.has_rotations and index.isdecimal() else None
 
 
-def _images(row: _Row, rows: Mapping[str, _Row], path: Path, images_dir: Path) -> tuple[StoredImage, ...]:
+def _images(row: _Row, rows: Mapping[str, _Row], path: Path, images_dir: Path) -> Images:
     source = row
     if row.reference is not None:
         if row.reference not in rows or not rows[row.reference].num_images:
@@ -152,15 +154,17 @@ def _images(row: _Row, rows: Mapping[str, _Row], path: Path, images_dir: Path) -
         source = rows[row.reference]
     if source.num_images:
         return tuple(
-            StoredImage(file=path, row=source.place, position=position)
+            ImageInRow(file=path, row=source.place, position=position)
             for position in range(source.num_images)
         )
     if "image_path" not in row.fields:
         raise BrokenSample("it has no image")
-    return tuple(StoredImage(file=images_dir / name) for name in split_list(row.fields["image_path"]))
+    return tuple(
+        ImageFile(name=name, path=images_dir / name) for name in split_list(row.fields["image_path"])
+    )
 
 
-def _question(row: _Row, stored: tuple[StoredImage, ...], benchmark: Benchmark) -> Question:
+def _question(row: _Row, stored: Images, benchmark: Benchmark) -> Question:
     needed = [*benchmark.needs, *(["answer"] if benchmark.has_answers else [])]
     for column in needed:
         if column not in row.fields:

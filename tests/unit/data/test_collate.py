@@ -3,6 +3,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from genrecal_mcore.data.images import ImageFile
 from genrecal_mcore.data.processor import ModelProcessor
 from genrecal_mcore.data.types import RenderedSample, Sample, Turn
 
@@ -15,7 +16,7 @@ LONG = (
 
 
 def render(processor: ModelProcessor, turns: tuple[Turn, ...]) -> RenderedSample:
-    images = (Path("0.png"),) if "<image>" in turns[0].question else ()
+    images = (ImageFile(name="0.png", path=Path("0.png")),) if "<image>" in turns[0].question else ()
     return processor.render(Sample(id="a", images=images, turns=turns, source="set"), [SIZE] * len(images))
 
 

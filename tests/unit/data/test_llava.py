@@ -1,12 +1,13 @@
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from genrecal_mcore.config import DataSource
-from genrecal_mcore.data.llava import BrokenSample, build_sample, read_source
-from genrecal_mcore.data.types import Turn
+from genrecal_mcore.data.images import ImageFile
+from genrecal_mcore.data.llava import build_sample
+from genrecal_mcore.data.sources import RawRecord, Record
+from genrecal_mcore.data.types import BrokenSample, Sample, Turn
 
 
 def human(text: str) -> dict[str, str]:
@@ -38,53 +39,18 @@ def source_of(path: Path, **changes: Any) -> DataSource:
 SOURCE = source_of(Path("some/set.jsonl"))
 
 
-def test_json_and_jsonl_hold_the_same_records(tmp_path: Path) -> None:
-    records = [record(), record(id="a-2", image=None)]
-    (tmp_path / "set.json").write_text(json.dumps(records, indent=2, ensure_ascii=False), encoding="utf-8")
-    lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in records]
-    (tmp_path / "set.jsonl").write_text("".join(lines), encoding="utf-8")
-    expected = [(1, records[0]), (2, records[1])]
-    assert list(read_source(source_of(tmp_path / "set.json"))) == expected
-    assert list(read_source(source_of(tmp_path / "set.jsonl"))) == expected
-
-
-def test_jsonl_records_keep_their_line_number_past_empty_lines(tmp_path: Path) -> None:
-    path = tmp_path / "set.jsonl"
-    path.write_text('{"id": 1}\n\n  \n{"id": 2}', encoding="utf-8")
-    assert list(read_source(source_of(path))) == [(1, {"id": 1}), (4, {"id": 2})]
-
-
-def test_a_syntax_error_in_jsonl_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "set.jsonl"
-    path.write_text('{"id": 1}\n\n{"id": 2,}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"set\.jsonl, line 3, column \d+: not JSON"):
-        list(read_source(source_of(path)))
-
-
-def test_a_syntax_error_in_json_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "set.json"
-    path.write_text('[\n{"id": 1},\n{"id": 2},\n{"id" 3}\n]', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"set\.json, line 4, column 7: not JSON"):
-        list(read_source(source_of(path)))
-
-
-@pytest.mark.parametrize("name", ["set.json", "set.jsonl"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name} does not exist"):
-        list(read_source(source_of(tmp_path / name)))
-
-
-def test_a_json_file_must_hold_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "set.json"
-    path.write_text(json.dumps(record()), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"set\.json must hold a list of records, found dict"):
-        list(read_source(source_of(path)))
+def sample_of(fields: Any, source: DataSource = SOURCE, *, number: int = 1) -> Sample:
+    record = Record(source=source, file=source.path, place=(0, 0), number=number)
+    return build_sample(RawRecord(fields=fields), record)
 
 
 def test_a_whole_record_becomes_a_sample() -> None:
-    sample = build_sample(record(), SOURCE, number=7)
+    sample = sample_of(record(), SOURCE, number=7)
     assert sample.id == "a-1"
-    assert sample.images == (Path("pictures/x/1.png"), Path("pictures/2.png"))
+    assert sample.images == (
+        ImageFile(name="x/1.png", path=Path("pictures/x/1.png")),
+        ImageFile(name="2.png", path=Path("pictures/2.png")),
+    )
     assert sample.turns == (
         Turn(question="<image>\nWhat is this?", answer="A cat."),
         Turn(question="<image>And this?", answer="A \u00fc"),
@@ -92,10 +58,8 @@ def test_a_whole_record_becomes_a_sample() -> None:
 
 
 def test_one_image_may_stand_without_a_list() -> None:
-    sample = build_sample(
-        record(image="1.png", conversations=[human("<image>?"), gpt("yes")]), SOURCE, number=1
-    )
-    assert sample.images == (Path("pictures/1.png"),)
+    sample = sample_of(record(image="1.png", conversations=[human("<image>?"), gpt("yes")]))
+    assert [image.open() for image in sample.images] == [Path("pictures/1.png")]
 
 
 BROKEN = {
@@ -112,6 +76,11 @@ BROKEN = {
     "question-without-answer": (record(conversations=[human("?")]), "conversations must be a list"),
     "answer-first": (record(conversations=[gpt("yes"), human("?")]), "expected a message from human"),
     "two-questions": (record(conversations=[human("?"), human("?")]), "expected a message from gpt"),
+    "system-message": (record(conversations=[human("?"), {"role": "system", "content": "!"}]), "from gpt"),
+    "part-of-another-kind": (
+        record(conversations=[{"role": "user", "content": [{"type": "video"}]}, gpt("yes")]),
+        "a part of a message must be an image or a text, found 'video'",
+    ),
     "value-is-a-number": (
         record(conversations=[human("?"), {"from": "gpt", "value": 4}]),
         "from gpt with a text value",
@@ -122,44 +91,76 @@ BROKEN = {
 @pytest.mark.parametrize(("raw", "reason"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_record_is_refused_with_its_reason(raw: Any, reason: str) -> None:
     with pytest.raises(BrokenSample, match=reason):
-        build_sample(raw, SOURCE, number=1)
+        sample_of(raw)
 
 
 def test_a_record_without_id_is_called_by_source_and_number() -> None:
     raw = record()
     del raw["id"]
-    assert build_sample(raw, SOURCE, number=7).id == "set-7"
-    assert build_sample(raw, source_of(Path("set.json"), name="vqa"), number=8).id == "vqa-8"
+    assert sample_of(raw, SOURCE, number=7).id == "set-7"
+    assert sample_of(raw, source_of(Path("set.json"), name="vqa"), number=8).id == "vqa-8"
 
 
-def test_the_records_domain_goes_before_its_source_and_the_files_domain() -> None:
+def test_the_records_domain_goes_before_the_files_and_that_before_the_records_source() -> None:
     source = source_of(Path("set.json"), domain="of file")
     both = record(domain="of record", source="of source")
-    assert build_sample(both, source, number=1).domain == "of record"
-    assert build_sample(record(source="of source"), source, number=1).domain == "of source"
-    assert build_sample(record(), source, number=1).domain == "of file"
-    assert build_sample(record(), SOURCE, number=1).domain is None
+    assert sample_of(both, source).domain == "of record"
+    assert sample_of(record(source="of source"), source).domain == "of file"
+    assert sample_of(record(source="of source")).domain == "of source"
+    assert sample_of(record()).domain is None
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content}
 
 
 @pytest.mark.parametrize(
-    ("name", "place"), [("set.jsonl", r"set\.jsonl, line 2: "), ("set.json", r"set\.json: ")]
+    "messages",
+    [
+        [user("<image>What is this?"), assistant("A cat.")],
+        [
+            user([{"type": "image", "text": None}, {"type": "text", "text": "What is this?"}]),
+            assistant([{"type": "text", "text": "A cat."}]),
+        ],
+    ],
+    ids=["texts", "parts"],
 )
-def test_a_file_that_is_not_utf_8_is_named(name: str, place: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(b'{"id": 1}\n{"id": "\xff"}\n')
-    with pytest.raises(ValueError, match=place + "not UTF-8"):
-        list(read_source(source_of(tmp_path / name)))
+def test_messages_of_chat_templates_are_conversations(messages: list[dict[str, Any]]) -> None:
+    raw = {"id": "a", "images": ["1.png"], "messages": messages}
+    sample = sample_of(raw)
+    assert sample.turns == (Turn(question="<image>What is this?", answer="A cat."),)
+    assert [image.name for image in sample.images] == ["1.png"]
+
+
+def test_a_sample_without_id_in_one_of_many_files_is_called_by_file_too() -> None:
+    source = DataSource(path=Path("shards"), name="many")
+    place = Record(source=source, file=Path("shards/a-01.tar"), place=(0, 0), number=5)
+    raw = RawRecord(fields={"conversations": [human("Hm?"), gpt("Yes.")]})
+    assert build_sample(raw, place).id == "many-a-01-5"
+
+
+def test_an_image_that_is_named_needs_a_folder() -> None:
+    source = DataSource(path=Path("set.parquet"))
+    with pytest.raises(
+        BrokenSample, match=r"names the image x/1\.png, but its source has no folder of images"
+    ):
+        sample_of(record(), source)
 
 
 def test_half_a_surrogate_pair_is_no_text() -> None:
     broken = record(image=None, conversations=[human("\ud800"), gpt("A cat.")])
     with pytest.raises(BrokenSample, match="message from human holds half of a surrogate pair"):
-        build_sample(broken, SOURCE, number=1)
+        sample_of(broken)
 
 
 def test_an_id_of_null_is_no_id() -> None:
-    assert build_sample(record(id=None), SOURCE, number=7).id == "set-7"
+    assert sample_of(record(id=None), SOURCE, number=7).id == "set-7"
 
 
 def test_a_domain_must_be_a_text() -> None:
     with pytest.raises(BrokenSample, match="domain must be a text, found 5"):
-        build_sample(record(domain=5), SOURCE, number=1)
+        sample_of(record(domain=5))

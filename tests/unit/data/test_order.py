@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 
 from genrecal_mcore.data.order import (
@@ -179,7 +180,7 @@ def test_a_window_makes_the_units_of_a_step_more_even() -> None:
 def test_a_pass_takes_each_of_its_samples_once(left_out: int, unit_tokens: int | None) -> None:
     batch = BatchShape(micro_batch_size=2, accumulation_steps=2, student_dp=3, unit_tokens=unit_tokens)
     numbers = tuple(random.Random(1).sample(range(17), 17 - left_out))
-    order = OnceOrder(tokens=TOKENS, numbers=numbers)
+    order = OnceOrder(tokens=np.array(TOKENS), numbers=np.array(numbers))
     steps = range(order.num_steps(batch))
     assert len(steps) == -(-len(numbers) // 12)
     taken = [sorted(samples_of_step(step, batch, order)) for step in steps]
@@ -188,5 +189,5 @@ def test_a_pass_takes_each_of_its_samples_once(left_out: int, unit_tokens: int |
 
 def test_a_pass_over_everything_has_the_units_of_the_first_epoch() -> None:
     batch = BatchShape(micro_batch_size=2, accumulation_steps=2, student_dp=3)
-    once = OnceOrder(tokens=TOKENS, numbers=tuple(ORDER.index_at(position) for position in range(17)))
+    once = OnceOrder(tokens=ORDER.tokens, numbers=ORDER.samples_at(0, 17))
     assert units_of_step(once, step=0, batch=batch) == units_of_step(ORDER, step=0, batch=batch)

@@ -13,6 +13,7 @@ from genrecal_mcore.data import (
 )
 from tests.helpers.first_step import raw_config
 from tests.helpers.tiny_data import make_tiny_dataset
+from tests.helpers.tiny_index import facts_of
 from tests.helpers.tiny_models import make_tiny_model
 
 
@@ -91,9 +92,12 @@ def test_a_token_without_a_row_in_a_head_is_refused(folders: dict[str, Path]) ->
 
 
 def test_the_index_knows_where_both_models_read_the_same_tokens(
-    folders: dict[str, Path], model_folders: dict[str, Path]
+    folders: dict[str, Path], model_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     students = {"all": folders["alike"], "answers": folders["other"], "none": model_folders["qwen2_vl"]}
     for expected, student in students.items():
-        index = build_index(data_config(folders["data"]), processors_of(folders["teacher"], student))
-        assert {facts.shared_tokens for facts in index.facts} == {expected}
+        processors = processors_of(folders["teacher"], student)
+        index = build_index(tmp_path / expected, data_config(folders["data"]), processors)
+        assert {facts.shared_tokens for facts in facts_of(index)} == {expected}
+        assert index.first_sharing([expected]) == 0
+        assert index.first_sharing([kind for kind in students if kind != expected]) is None

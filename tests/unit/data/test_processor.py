@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
+from genrecal_mcore.data.images import ImageFile
 from genrecal_mcore.data.processor import ModelProcessor, load_processor
 from genrecal_mcore.data.types import RenderedSample, Sample, Turn
 
@@ -33,7 +34,8 @@ def sizes_of(turns: Sequence[Turn]) -> tuple[tuple[int, int], ...]:
 
 def render(processor: ModelProcessor, turns: tuple[Turn, ...]) -> RenderedSample:
     sizes = sizes_of(turns)
-    images = tuple(Path(f"{number}.png") for number in range(len(sizes)))
+    names = [f"{number}.png" for number in range(len(sizes))]
+    images = tuple(ImageFile(name=name, path=Path(name)) for name in names)
     return processor.render(Sample(id="a", images=images, turns=turns, source="set"), sizes)
 
 
@@ -92,7 +94,9 @@ def test_image_tokens_are_counted_without_pixels_as_the_image_processor_counts(
     turn = (Turn(question="<image>?", answer="yes"),)
     edges = (5, 8, 13, 24, 25, 40, 47, 64, 100)
     for size in [(width, height) for width in edges for height in edges]:
-        sample = Sample(id="a", images=(Path("0.png"),), turns=turn, source="set")
+        sample = Sample(
+            id="a", images=(ImageFile(name="0.png", path=Path("0.png")),), turns=turn, source="set"
+        )
         rendered = processor.render(sample, [size])
         out = processor.image_processor(images=[blank(size)], return_tensors="pt")
         if "image_grid_thw" in out:

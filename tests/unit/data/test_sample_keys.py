@@ -30,7 +30,8 @@ def processor(tiny_folders: dict[str, Path]) -> ModelProcessor:
 
 def index_of(data: Path, processor: ModelProcessor) -> SampleIndex:
     sources = (DataSource(path=data, images=data.parent / "images"),)
-    return build_index(DataConfig(sources=sources), {"teacher": None, "student": processor})
+    folder, processors = data.parent / "index" / data.stem, {"teacher": None, "student": processor}
+    return build_index(folder, DataConfig(sources=sources), processors)
 
 
 def keys_after(data: Path, processor: ModelProcessor, change: Callable[[list[Any]], None]) -> np.ndarray:
@@ -84,7 +85,8 @@ def test_an_image_that_was_replaced_under_its_name_changes_the_key(
 ) -> None:
     index = index_of(data, processor)
     before = sample_keys(index)
-    (path,) = index[CHANGED].images
+    (image,) = index[CHANGED].images
+    path = image.open()
     with Image.open(path) as image:
         pixels = image.convert("RGB")
     pixels.putpixel((0, 0), (255, 255, 255))
@@ -105,7 +107,8 @@ def test_ranks_together_make_the_keys_of_one(world_size: int, data: Path, proces
 
 def test_an_image_that_vanished_is_named_with_its_sample(data: Path, processor: ModelProcessor) -> None:
     index = index_of(data, processor)
-    (path,) = index[CHANGED].images
+    (image,) = index[CHANGED].images
+    path = image.open()
     path.rename(path.with_name("away.png"))
     with pytest.raises(
         ValueError, match=rf"sample {index[CHANGED].id}: an image cannot be read .*{path.name}"

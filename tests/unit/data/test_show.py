@@ -8,13 +8,14 @@ from genrecal_mcore.config import RunConfig
 from genrecal_mcore.data import (
     SampleOrder,
     batch_shape,
-    build_index,
+    index_of_run,
     load_processors,
     samples_of_unit,
     show_step,
 )
 from tests.helpers.first_step import raw_config
 from tests.helpers.tiny_data import make_tiny_dataset
+from tests.helpers.tiny_index import samples_of
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def config(model_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_shown_step_names_the_samples_of_each_unit(config: RunConfig) -> None:
-    index = build_index(config.data, load_processors(config))
+    index = index_of_run(config, load_processors(config))
     order = SampleOrder(index.tokens, config.train.seed, index.digest)
     text = show_step(config, 1)
     assert text.startswith("step 1: 8 of 12 samples, 0 skipped\n")
@@ -46,12 +47,12 @@ def test_a_shown_step_names_the_samples_of_each_unit(config: RunConfig) -> None:
 
 def test_a_shown_step_marks_the_answers_of_both_models(config: RunConfig) -> None:
     processors = load_processors(config)
-    index = build_index(config.data, processors)
-    numbers = {sample.id: number for number, sample in enumerate(index.samples)}
+    index = index_of_run(config, processors)
+    numbers = {sample.id: number for number, sample in enumerate(samples_of(index))}
     parts = re.split(r"  (sample-\d+)", show_step(config, 0))[1:]
     assert len(parts) == 2 * batch_shape(config).samples_per_step
     for sample_id, part in zip(parts[::2], parts[1::2], strict=True):
-        sample, facts = index[numbers[sample_id]], index.facts[numbers[sample_id]]
+        sample, facts = index[numbers[sample_id]], index.facts(numbers[sample_id])
         for role, processor in processors.items():
             rendered = processor.render(sample, facts.image_sizes)
             _, counts, shown = re.split(rf"    {role}: (.*)\n      (.*)\n?", part)[:3]

@@ -7,7 +7,8 @@ from transformers import AutoModelForImageTextToText
 
 from genrecal_mcore.config import DataSource
 from genrecal_mcore.data import Sample, load_processor
-from genrecal_mcore.data.llava import build_sample, read_source
+from genrecal_mcore.data.llava import build_sample
+from genrecal_mcore.data.sources import read_record, records_of
 from genrecal_mcore.evaluation import generate_answers
 from genrecal_mcore.evaluation.generate import answer_batch, stop_tokens
 from genrecal_mcore.models import (
@@ -29,7 +30,7 @@ NUM_SAMPLES = 12
 def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     data_file = make_tiny_dataset(tmp_path_factory.mktemp("data"), NUM_SAMPLES, seed=3)
     source = DataSource(path=data_file, images=data_file.parent / "images")
-    return [build_sample(record, source, number=number) for number, record in read_source(source)]
+    return [build_sample(read_record(record), record) for record in records_of(source)]
 
 
 @pytest.fixture(scope="module", params=["internvl_qwen2", "internvl_llama", "qwen2_vl"])
@@ -54,7 +55,7 @@ def test_the_first_token_is_the_one_that_training_would_predict(
     use_packed_attention(student.model.language_model.config)
     processor = load_processor(model_dir)
     for sample in samples:
-        images = [Image.open(path).convert("RGB") for path in sample.images]
+        images = [Image.open(image.open()).convert("RGB") for image in sample.images]
         rendered = processor.render(sample, [image.size for image in images])
         batch = processor.collate([rendered], processor.pixels(images))
         vision = (batch.vision.pixel_values, batch.vision.image_grid_thw) if batch.vision else (None, None)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.data import build_index, load_processors
+from genrecal_mcore.data import index_of_run, load_processors
 from genrecal_mcore.training.job import check_positions
 from tests.helpers.first_step import raw_config
+from tests.helpers.tiny_index import facts_of
 
 
 def test_samples_longer_than_the_teachers_positions_are_refused(
@@ -16,8 +17,8 @@ def test_samples_longer_than_the_teachers_positions_are_refused(
     teacher = tmp_path / "teacher"
     shutil.copytree(tiny_folders["teacher"], teacher)
     config = RunConfig.model_validate(raw_config({**tiny_folders, "teacher": teacher}, tmp_path / "run"))
-    index = build_index(config.data, load_processors(config))
-    longest = max(facts.teacher_tokens for facts in index.facts)
+    index = index_of_run(config, load_processors(config))
+    longest = max(facts.teacher_tokens for facts in facts_of(index))
     manifest = json.loads((teacher / "teacher.json").read_text())
     for limit in (longest, longest - 1):
         manifest["language"]["max_position_embeddings"] = limit

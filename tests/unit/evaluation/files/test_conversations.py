@@ -47,7 +47,7 @@ def test_images_of_later_turns_are_not_shown_early(tmp_path: Path) -> None:
     asked = questions(
         tmp_path, record(("<image>\nWhat?", "a cat"), ("<image>\nAnd this?", "no"), image=["a.png", "b.png"])
     )
-    assert [[image.file.name for image in question.images] for question in asked] == [
+    assert [[image.path.name for image in question.images] for question in asked] == [
         ["a.png"],
         ["a.png", "b.png"],
     ]

@@ -26,7 +26,7 @@ def test_a_question_of_the_first_version_has_one_image_before_it(tmp_path: Path)
     }
     (question,) = read(tmp_path / "mm-vet.json", {"v1_0": record}).questions
     assert question.turns[0].question == "<image>\nWhat is x?"
-    assert [image.file for image in question.images] == [Path("images/v1_0.png")]
+    assert [image.path for image in question.images] == [Path("images/v1_0.png")]
     assert question.groups == (("capability", "ocr"), ("capability", "math"))
 
 
@@ -34,7 +34,7 @@ def test_parts_of_the_second_version_that_are_files_are_images(tmp_path: Path) -
     text = "Here:<IMG>a.jpg<IMG>then<IMG>b.png<IMG>What comes next?"
     (question,) = read(tmp_path / "mm-vet-v2.json", {"v2_3": {"question": text, "answer": "c"}}).questions
     assert question.turns[0].question == "Here:\n<image>\nthen\n<image>\nWhat comes next?"
-    assert [image.file.name for image in question.images] == ["a.jpg", "b.png"]
+    assert [image.path.name for image in question.images] == ["a.jpg", "b.png"]
 
 
 def test_a_record_without_an_answer_is_left_out_and_another_file_refused(tmp_path: Path) -> None:
