@@ -135,6 +135,12 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             ["trace.first_step=1000000", "trace.num_steps=1"],
             "trace.first_step (1000000) is not a step of this",
         ),
+        (
+            ["data.sources=[{path: a, weight: 1}, {path: b, name: other}]"],
+            "data.sources: a has a weight, but other has none; give every source one, or none",
+        ),
+        (["data.sources=[{path: a, weight: 0}]"], "data.sources.0.weight: input should be greater than 0"),
+        (["data.sources=none.yaml"], "data.sources: none.yaml does not exist; give a list of sources, or"),
         (["stage=4"], "stage: input should be 1, 2 or 3, found 4"),
     ],
 )
@@ -151,9 +157,43 @@ def test_files_that_are_no_configuration_are_named(tmp_path: Path) -> None:
     assert "must hold keys and values, found list" in problems_of(broken)
 
 
+def test_sources_can_be_a_list_in_a_file_of_their_own(stage_1: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "mixture.yaml"
+    listed.write_text("- {path: a.parquet, weight: 2}\n- {path: b.tar, weight: 1, domain: chart}\n")
+    config = load_run_config(stage_1, [f"data.sources={listed}", "data.exclude_domains=[chart]"])
+    assert [(source.label, source.weight) for source in config.data.sources] == [("a", 2.0), ("b", 1.0)]
+    write_run_config(config, tmp_path / "config.yaml")
+    listed.unlink()
+    assert load_run_config(tmp_path / "config.yaml") == config
+
+
+def test_what_is_wrong_with_a_list_of_sources_is_named(stage_1: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "mixture.yaml"
+    listed.write_text("sources: []")
+    assert f"{listed} must hold a list, found dict" in problems_of(stage_1, f"data.sources={listed}")
+    listed.write_text("- {path: a.parquet}\n- {path: b.parquet, wait: 1}\n")
+    text = problems_of(stage_1, f"data.sources={listed}")
+    assert "data.sources.1.wait is not a key; the nearest is data.sources.weight" in text
+
+
 @pytest.mark.parametrize("path", sorted(Path("examples/configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_a_valid_run(path: Path) -> None:
     load_run_config(path)
+
+
+def test_the_papers_mixture_names_its_domains_and_no_weights() -> None:
+    # Section 4.1(b) and appendix F; densefusion is in none of the paper's domains.
+    sources = load_run_config(Path("examples/configs/paper_stage3.yaml")).data.sources
+    assert len({source.name for source in sources}) == len(sources) == 22
+    domains = [source.domain for source in sources]
+    assert {domain: domains.count(domain) for domain in domains} == {
+        "general": 1,
+        "caption": 1,
+        "knowledge": 6,
+        "science_math": 6,
+        "chart_document": 8,
+    }
+    assert all(source.weight is None for source in sources)
 
 
 def test_every_key_says_what_it_means() -> None:
