@@ -6,13 +6,14 @@ STAMP := $(VENV)/.installed
 SLURM_PACKAGES := slurm-wlm munge iproute2 util-linux
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help install demo test test-all test-slurm check format
+.PHONY: help install demo test test-all test-slurm bench check format
 
 help:
 	@echo "make demo      convert, train three stages, evaluate, report: minutes on two cores"
 	@echo "make test      the tests of every change"
 	@echo "make test-all  the full product of layouts too"
 	@echo "make test-slurm  jobs, faults and kills on a Slurm of its own; needs root on Debian or Ubuntu"
+	@echo "make bench     every benchmark, into docs/benchmarks.md; an hour on two cores that do nothing else"
 	@echo "make check     ruff, mypy, import-linter, shellcheck, hadolint"
 	@echo "make format    ruff's formatting"
 
@@ -40,6 +41,11 @@ test-slurm: $(STAMP)
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq -y --no-install-recommends $(SLURM_PACKAGES) || true; fi
 	$(PYTEST) -m "slurm or faults" -rs
+
+# Liger's own requirements would bring a build of torch with CUDA.
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt liger-kernel psutil
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,10 +11,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +21,7 @@ import torch
 import typer
 from rich.table import Table
 
+from benchmarks.resident_memory import sampled_memory
 from checkpoint_tools.conversion import write_shards
 from checkpoint_tools.streaming import TensorSpec, cut_into_pieces
 from checkpoint_tools.verification.tiny import original_model
@@ -33,7 +32,6 @@ CONVERTER = Path(__file__).parents[1] / "checkpoint_tools" / "hf2mcore.py"
 MODEL = "InternVL2.5-8B"
 SHARD_BYTES = 2 * 10**9
 GIB = 2**30
-SAMPLING_S = 0.05
 
 
 @dataclass
@@ -126,34 +124,6 @@ def convert(source: Path, out: Path, jobs: int) -> float:
         if process.wait() != 0:
             raise RuntimeError(f"{CONVERTER.name} ended with exit code {process.returncode}")
     return peak[0]
-
-
-@contextmanager
-def sampled_memory(pid: int) -> Iterator[list[float]]:
-    """Give a list whose only entry is the largest resident memory of a process tree so far, in bytes."""
-    peak, done = [0.0], threading.Event()
-
-    def sample() -> None:
-        while not done.wait(SAMPLING_S):
-            peak[0] = max(peak[0], resident_bytes(pid))
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        thread.join()
-
-
-def resident_bytes(pid: int) -> float:
-    """Return the resident memory of a process and its descendants; what they share is counted in each."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # it has ended
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") + sum(resident_bytes(int(child)) for child in children)
 
 
 def print_table(ways: list[Way], *, num_bytes: int, largest: int) -> None:
