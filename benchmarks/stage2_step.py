@@ -28,7 +28,7 @@ from benchmarks.results import Benchmark, Target, show
 from checkpoint_tools.conversion import convert_to_mcore
 from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.config import load_run_config
-from genrecal_mcore.data import batch_shape, build_index, load_processors, sample_order
+from genrecal_mcore.data import batch_shape, index_of_run, load_processors, sample_order
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.training.student_assembly import recalibrator_result
 from tests.helpers.tiny_models import make_tiny_model
@@ -227,7 +227,7 @@ def plain_run_of(config_path: Path, root: Path) -> PlainRun:
     processors = load_processors(config)
     teacher, student = processors["teacher"], processors["student"]
     assert teacher is not None and student is not None
-    index = build_index(config.data, processors)
+    index = index_of_run(config, processors)
     order, batch = sample_order(config, index), batch_shape(config)
     steps = []
     for step in range(PLAIN_STEPS):

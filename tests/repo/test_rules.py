@@ -61,6 +61,7 @@ def test_no_file_is_larger_than_a_few_megabytes() -> None:
 
 def test_every_script_and_verb_shows_an_example_in_its_help() -> None:
     files = [*ROOT.glob("checkpoint_tools/*2*.py"), *ROOT.glob("genrecal_mcore/cli/*.py")]
+    files = [path for path in files if not path.stem.endswith("_options")]
     commands = [path for path in files if "Annotated[" in path.read_text(encoding="utf-8")]
     assert len(commands) >= 8
     without = [path.name for path in commands if "Example: " not in path.read_text(encoding="utf-8")]
