@@ -15,12 +15,18 @@ def diagnose(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of their images.")] = None,
     num_samples: Annotated[int, typer.Option(help="Samples to look at.")] = 64,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            help="The checkpoint after this many steps; 0: how the run began; the newest if left out."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier diagnosis.")] = False,
 ) -> None:
     """Show whether the Recalibrator uses the student's features, and how near both models' features come.
 
     Holds teacher and student in this process. Writes diagnostics.json and features.safetensors into the run
-    folder, which `genrecal report` shows.
+    folder, or for a --step into diagnostics/ in it; `genrecal report` shows both.
 
     Example: genrecal diagnose runs/demo/stage2 --data runs/demo/data/heldout.jsonl
     --images runs/demo/data/images
@@ -35,7 +41,7 @@ def diagnose(
     if (data is None) != (images is None):
         raise ValueError("--data and --images belong together; give both or neither")
     source = DataSource(path=data, images=images) if data is not None and images is not None else None
-    settings = DiagnosisSettings(num_samples=num_samples, source=source, overwrite=overwrite)
+    settings = DiagnosisSettings(num_samples=num_samples, source=source, step=step, overwrite=overwrite)
     diagnosis = diagnose_run(run, settings)
     for table in diagnostics_tables(diagnosis.facts):
         table_console().print(rich_table(table))

@@ -4,11 +4,9 @@ One process holds teacher, student and Recalibrator of a run, and trains nothing
 """
 
 from genrecal_mcore.diagnostics.diagnose import (
-    DIAGNOSTICS_NAME,
-    FEATURES_NAME,
     Diagnosis,
     DiagnosisSettings,
     diagnose_run,
 )
 
-__all__ = ["DIAGNOSTICS_NAME", "FEATURES_NAME", "Diagnosis", "DiagnosisSettings", "diagnose_run"]
+__all__ = ["Diagnosis", "DiagnosisSettings", "diagnose_run"]

@@ -26,10 +26,7 @@ from genrecal_mcore.diagnostics.similarity import (
     random_groups,
 )
 from genrecal_mcore.diagnostics.swaps import mean_shares, swapped_losses
-from genrecal_mcore.observability import CountLine
-
-DIAGNOSTICS_NAME = "diagnostics.json"
-FEATURES_NAME = "features.safetensors"
+from genrecal_mcore.observability import DIAGNOSTICS_NAME, FEATURES_NAME, CountLine, diagnosis_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +36,8 @@ class DiagnosisSettings:
     num_samples: int = 64
     source: DataSource | None = None
     """The run's own data if left out."""
+    step: int | None = None
+    """Looks at the checkpoint after this many steps, 0 at the run's beginning; at the newest if left out."""
     overwrite: bool = False
 
 
@@ -51,23 +50,24 @@ class Diagnosis:
 
 
 def diagnose_run(run_dir: Path, settings: DiagnosisSettings) -> Diagnosis:
-    """Diagnose the newest checkpoint of a run of stage 1 or 2 in this process, and write what was found.
+    """Diagnose a checkpoint of a run of stage 1 or 2 in this process, and write what was found.
 
-    Raises `ValueError` for other runs, for fewer samples than a cosine matrix needs, and for a run that was
-    diagnosed before unless `overwrite` is set.
+    Raises `ValueError` for other runs, for fewer samples than a cosine matrix needs, and for a checkpoint
+    that was diagnosed before unless `overwrite` is set.
     """
     config = config_of_run(run_dir)
     if settings.num_samples < GROUP_SIZE:
         raise ValueError(f"--num-samples must be at least {GROUP_SIZE}, found {settings.num_samples}")
-    if (run_dir / DIAGNOSTICS_NAME).exists() and not settings.overwrite:
-        raise ValueError(f"{run_dir / DIAGNOSTICS_NAME} exists; pass --overwrite to replace it")
+    out = diagnosis_folder(run_dir, step=settings.step)
+    if (out / DIAGNOSTICS_NAME).exists() and not settings.overwrite:
+        raise ValueError(f"{out / DIAGNOSTICS_NAME} exists; pass --overwrite to replace it")
     data = config.data
     if settings.source is not None:
         data = data.model_copy(update={"sources": (settings.source,)})
-    with run_models(run_dir, config) as models, torch.inference_mode():
+    with run_models(run_dir, config, step=settings.step) as models, torch.inference_mode():
         drawn = draw_samples(data, models.processors, num_samples=settings.num_samples)
         diagnosis = diagnose(models, _diagnosed_samples(models, drawn), data)
-    _write(run_dir, diagnosis)
+    _write(out, diagnosis)
     return diagnosis
 
 
@@ -135,9 +135,10 @@ def _cosines(features: dict[str, torch.Tensor]) -> dict[str, Any]:
     return found
 
 
-def _write(run_dir: Path, diagnosis: Diagnosis) -> None:
+def _write(out: Path, diagnosis: Diagnosis) -> None:
     """Write both files under temporary names, then rename them."""
-    features, facts = run_dir / FEATURES_NAME, run_dir / DIAGNOSTICS_NAME
+    out.mkdir(parents=True, exist_ok=True)
+    features, facts = out / FEATURES_NAME, out / DIAGNOSTICS_NAME
     unfinished = features.with_name(f".{FEATURES_NAME}"), facts.with_name(f".{DIAGNOSTICS_NAME}")
     save_file({name: tensor.contiguous() for name, tensor in diagnosis.features.items()}, unfinished[0])
     unfinished[1].write_text(json.dumps(diagnosis.facts, indent=2) + "\n", encoding="utf-8")

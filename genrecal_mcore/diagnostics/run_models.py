@@ -23,7 +23,13 @@ from genrecal_mcore.parallel import MeshSpec, create_mesh_groups
 from genrecal_mcore.training.answer_inputs import AnswerInputs, answer_inputs_of
 from genrecal_mcore.training.checkpoint import read_run_state
 from genrecal_mcore.training.joining import choose_device, start_process_group
-from genrecal_mcore.training.student_assembly import apply_result, recalibrator_of, result_of
+from genrecal_mcore.training.student_assembly import (
+    apply_result,
+    recalibrator_before_stage,
+    recalibrator_of,
+    result_of,
+    student_before_stage,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,13 +69,13 @@ def config_of_run(run_dir: Path) -> RunConfig:
 
 
 @contextmanager
-def run_models(run_dir: Path, config: RunConfig) -> Iterator[RunModels]:
-    """Load a run's newest checkpoint; the teacher, on one rank, must fit beside the rest.
+def run_models(run_dir: Path, config: RunConfig, *, step: int | None = None) -> Iterator[RunModels]:
+    """Load a run's newest checkpoint, or the one after `step` steps, or at step 0 what the run began with.
 
-    Raises `ValueError` for a run without a checkpoint.
+    The teacher, on one rank, must fit beside the rest. Raises `ValueError` for a run without that checkpoint.
     """
     assert config.teacher is not None
-    checkpoint = result_of(run_dir)
+    steps_done = 0 if step == 0 else read_run_state(result_of(run_dir, step=step)).step
     device = choose_device(config)
     owns_group = start_process_group(config, rank=0, world_size=1, device=device)
     try:
@@ -77,11 +83,11 @@ def run_models(run_dir: Path, config: RunConfig) -> Iterator[RunModels]:
         groups = create_mesh_groups(mesh, rank=0)
         teacher = load_teacher_stage(config.teacher.checkpoint, mesh, groups, device=device)
         head = load_teacher_head(config.teacher.checkpoint, device=device)
-        student = trained_student(run_dir, config)
-        recalibrator = recalibrator_of(run_dir, config, student, teacher_hidden_size=head.shape[1])
+        student = student_at(run_dir, config, step=step)
+        recalibrator = recalibrator_at(run_dir, config, student, head, step=step)
         yield RunModels(
             config=config,
-            step=read_run_state(checkpoint).step,
+            step=steps_done,
             teacher=teacher,
             head=head,
             student=student.to(device).eval(),
@@ -95,9 +101,22 @@ def run_models(run_dir: Path, config: RunConfig) -> Iterator[RunModels]:
             dist.destroy_process_group()
 
 
-def trained_student(run_dir: Path, config: RunConfig) -> PreTrainedModel:
-    """Return the student as the run left it, adapters merged."""
-    student = load_student(config.student.checkpoint, dtype=getattr(torch, config.train.dtype))
-    apply_result(student, run_dir)
+def student_at(run_dir: Path, config: RunConfig, *, step: int | None) -> PreTrainedModel:
+    """Return the student as it was at a step of a run, adapters merged."""
+    if step == 0:
+        student = student_before_stage(config)
+    else:
+        student = load_student(config.student.checkpoint, dtype=getattr(torch, config.train.dtype))
+        apply_result(student, run_dir, step=step)
     use_packed_attention(student.model.language_model.config)
     return student
+
+
+def recalibrator_at(
+    run_dir: Path, config: RunConfig, student: PreTrainedModel, head: torch.Tensor, *, step: int | None
+) -> Recalibrator:
+    """Return the Recalibrator as it was at a step of a run; `head` is `[v, h_t]`."""
+    size = head.shape[1]
+    if step == 0:
+        return recalibrator_before_stage(config, student, teacher_hidden_size=size)
+    return recalibrator_of(run_dir, config, student, teacher_hidden_size=size, step=step)

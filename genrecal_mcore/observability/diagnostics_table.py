@@ -1,8 +1,6 @@
 """Shows `diagnostics.json` of a run as tables; its format stands in docs/design.md."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from genrecal_mcore.observability.evaluation_table import EvaluationTable
@@ -10,12 +8,6 @@ from genrecal_mcore.observability.evaluation_table import EvaluationTable
 SHARES = ("ce_boundary", "kl_boundary", "ce_rest", "kl_rest")
 SHARE_COLUMNS = ("CE, boundary", "KL, boundary", "CE, rest", "KL, rest")
 SWAPS = {"question": "another sample's question", "image": "the same text, another image"}
-
-
-def read_diagnostics(run_dir: Path) -> dict[str, Any] | None:
-    """Return what `genrecal diagnose` found of a run, if it did."""
-    path = run_dir / "diagnostics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def diagnostics_tables(facts: Mapping[str, Any]) -> list[EvaluationTable]:

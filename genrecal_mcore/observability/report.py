@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from genrecal_mcore.observability.diagnostics_table import diagnostics_tables, read_diagnostics
+from genrecal_mcore.observability.diagnosis_files import read_diagnostics
+from genrecal_mcore.observability.diagnostics_table import diagnostics_tables
 from genrecal_mcore.observability.evaluation_table import EvaluationTable
 from genrecal_mcore.observability.metrics import MetricValue, read_metrics
 from genrecal_mcore.observability.report_page import PAGE

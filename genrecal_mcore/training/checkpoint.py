@@ -26,6 +26,7 @@ from genrecal_mcore.training.integrity import DIGESTS_NAME, digests_of, point_la
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "state.json"
+STEP_PREFIX = "step_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,27 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 
 def checkpoints_of(run_dir: Path) -> list[Path]:
     """Return a run's checkpoints, the newest last."""
-    return sorted(checkpoints_dir(run_dir).glob("step_*"))
+    return sorted(checkpoints_dir(run_dir).glob(f"{STEP_PREFIX}*"))
+
+
+def checkpoint_of_step(run_dir: Path, step: int) -> Path:
+    """Return the checkpoint that a run wrote after `step` steps.
+
+    Raises `ValueError` naming the steps whose checkpoints are there when that one is not.
+    """
+    folders = {step_of(folder): folder for folder in checkpoints_of(run_dir)}
+    if step not in folders:
+        there = ", ".join(map(str, folders)) or "none"
+        raise ValueError(
+            f"{run_dir} holds no checkpoint of step {step}; those there: {there}. "
+            "train.checkpoint_every_steps and train.keep_checkpoints decide which are kept"
+        )
+    return folders[step]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the steps done at a checkpoint, as its folder's name says."""
+    return int(checkpoint.name.removeprefix(STEP_PREFIX))
 
 
 def read_run_state(checkpoint: Path) -> RunState:
@@ -132,7 +153,7 @@ def save_checkpoint(
     Returns whether it could be written; when not, for example because the disk is full, what was written is
     removed, the reason logged, and older checkpoints stay.
     """
-    final = checkpoints_dir(run_dir) / f"step_{state.step:08d}"
+    final = checkpoints_dir(run_dir) / f"{STEP_PREFIX}{state.step:08d}"
     partial = final.with_name(f".partial_{final.name}")
     problem = _on_writer(lambda: _make_empty(partial), group)
     problem = problem or _write_tensors(partial, tensors, group)

@@ -16,12 +16,13 @@ from genrecal_mcore.training.student_assembly import apply_result, recalibrator_
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
-def export_student(run_dir: Path, out: Path) -> None:
-    """Write `out/student` (Hugging Face layout, adapters merged) and `out/recalibrator.safetensors`.
+def export_student(run_dir: Path, out: Path, *, step: int | None = None) -> None:
+    """Write `out/student` (Hugging Face layout, adapters merged) and `out/recalibrator.safetensors`, of the
+    newest checkpoint or of the one after `step` steps.
 
     The student has the dtype and the layout of the files it came from; what no run trained is byte-
     equal. A run of method `sft` has no Recalibrator and writes none. Raises `ValueError` when `out` exists or
-    `run_dir` is not a run with a checkpoint; nothing is left behind on failure.
+    `run_dir` is not a run with that checkpoint; nothing is left behind on failure.
     """
     if out.exists():
         raise ValueError(f"{out} exists; choose another --out or remove it")
@@ -30,26 +31,27 @@ def export_student(run_dir: Path, out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_student(config, run_dir, partial / "student")
+        _write_student(config, run_dir, partial / "student", step=step)
         if config.method == "genrecal":
-            tensors = {name: tensor.contiguous() for name, tensor in recalibrator_result(run_dir).items()}
-            save_file(tensors, partial / "recalibrator.safetensors")
+            tensors = recalibrator_result(run_dir, step=step)
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, partial / "recalibrator.safetensors")
         partial.rename(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def exported_student(run_dir: Path) -> Path:
-    """Return the Hugging Face folder of a run's student as its newest checkpoint has it.
+def exported_student(run_dir: Path, *, step: int | None = None) -> Path:
+    """Return the Hugging Face folder of a run's student as its newest checkpoint has it, or that of `step`.
 
     It is in `run_dir/students/`, named after the checkpoint, and written when it is not there yet. Raises
-    `ValueError` when `run_dir` is not a run with a checkpoint.
+    `ValueError` when `run_dir` is not a run with that checkpoint.
     """
     _config_of(run_dir)
-    out = run_dir / "students" / result_of(run_dir).name
+    out = run_dir / "students" / result_of(run_dir, step=step).name
     if not out.exists():
-        export_student(run_dir, out)
+        export_student(run_dir, out, step=step)
     return out / "student"
 
 
@@ -60,11 +62,11 @@ def _config_of(run_dir: Path) -> RunConfig:
     return load_run_config(path)
 
 
-def _write_student(config: RunConfig, run_dir: Path, folder: Path) -> None:
+def _write_student(config: RunConfig, run_dir: Path, folder: Path, *, step: int | None) -> None:
     source = config.student.checkpoint
     # Adapters are merged in fp32, and the sum rounded once to the dtype of the files.
     student = load_student(source, dtype=torch.float32)
-    apply_result(student, run_dir)
+    apply_result(student, run_dir, step=step)
     write_in_layout_of(source, student, folder)
 
 

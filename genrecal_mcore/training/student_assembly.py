@@ -25,7 +25,7 @@ from genrecal_mcore.models import (
     use_packed_attention,
     vision_encoder,
 )
-from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
+from genrecal_mcore.training.checkpoint import checkpoint_of_step, latest_checkpoint, read_model_tensors
 from genrecal_mcore.training.integrity import damage_of
 from genrecal_mcore.training.stages import Stage, stage_of
 from genrecal_mcore.training.student_module import StudentModule
@@ -86,8 +86,9 @@ def student_before_stage(config: RunConfig) -> PreTrainedModel:
     return student
 
 
-def apply_result(student: PreTrainedModel, run_dir: Path) -> None:
-    """Bring a freshly loaded student to the state in which a run left it, adapters merged.
+def apply_result(student: PreTrainedModel, run_dir: Path, *, step: int | None = None) -> None:
+    """Bring a freshly loaded student to the state in which a run left it, or had it after `step` steps,
+    adapters merged.
 
     Runs that the named one started from are applied first.
     """
@@ -97,7 +98,7 @@ def apply_result(student: PreTrainedModel, run_dir: Path) -> None:
         apply_result(student, config.init_from)
     if stage.student_learns == "nothing":
         return
-    tensors = read_model_tensors(result_of(run_dir), "student.")
+    tensors = read_model_tensors(result_of(run_dir, step=step), "student.")
     if stage.student_learns == "lora":
         add_lora_(student, config)
     _load_into(student, tensors, where=run_dir)
@@ -112,9 +113,12 @@ def add_lora_(student: PreTrainedModel, config: RunConfig) -> None:
     add_lora(student, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=config.train.seed)
 
 
-def result_of(run_dir: Path) -> Path:
-    """Return the newest checkpoint of a run; raises `ValueError` when it has none or that is damaged."""
-    checkpoint = latest_checkpoint(run_dir)
+def result_of(run_dir: Path, *, step: int | None = None) -> Path:
+    """Return the newest checkpoint of a run, or the one after `step` steps.
+
+    Raises `ValueError` when there is none or it is damaged.
+    """
+    checkpoint = latest_checkpoint(run_dir) if step is None else checkpoint_of_step(run_dir, step)
     if checkpoint is None:
         raise ValueError(
             f"{run_dir} holds no checkpoint to start from; train it first or name another run in init_from"
@@ -140,23 +144,30 @@ def recalibrator_before_stage(
 
 
 def recalibrator_of(
-    run_dir: Path, config: RunConfig, student: PreTrainedModel, *, teacher_hidden_size: int
+    run_dir: Path,
+    config: RunConfig,
+    student: PreTrainedModel,
+    *,
+    teacher_hidden_size: int,
+    step: int | None = None,
 ) -> Recalibrator:
-    """Return the Recalibrator that a run left, for a student and of the size that `config` says."""
+    """Return the Recalibrator that a run left, or had after `step` steps, for a student and of the size that
+    `config` says.
+    """
     recalibrator = Recalibrator(
         student.config.get_text_config(),
         teacher_hidden_size=teacher_hidden_size,
         num_layers=config.recalibrator.num_layers,
     )
-    _load_into(recalibrator, recalibrator_result(run_dir), where=run_dir)
+    _load_into(recalibrator, recalibrator_result(run_dir, step=step), where=run_dir)
     return recalibrator
 
 
-def recalibrator_result(run_dir: Path) -> dict[str, torch.Tensor]:
-    """Return the Recalibrator's tensors of a run, or of the run that it started from when it did not train
-    one.
+def recalibrator_result(run_dir: Path, *, step: int | None = None) -> dict[str, torch.Tensor]:
+    """Return the Recalibrator's tensors of a run, at its end or after `step` steps, or of the run that it
+    started from when it did not train one.
     """
-    tensors = read_model_tensors(result_of(run_dir), "recalibrator.")
+    tensors = read_model_tensors(result_of(run_dir, step=step), "recalibrator.")
     if tensors:
         return tensors
     parent = load_run_config(run_dir / "config.yaml").init_from

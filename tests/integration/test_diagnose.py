@@ -16,7 +16,7 @@ from genrecal_mcore.config import load_run_config
 from genrecal_mcore.data import ModelProcessor, Sample, draw_samples, load_processor
 from genrecal_mcore.diagnostics import Diagnosis, DiagnosisSettings, diagnose_run
 from genrecal_mcore.native import load_native_model
-from genrecal_mcore.observability import write_report
+from genrecal_mcore.observability import FEATURES_NAME, diagnosed_steps, write_report
 from genrecal_mcore.training.checkpoint import read_model_tensors
 from genrecal_mcore.training.student_assembly import result_of
 from tests.helpers.closeness import assert_relatively_close
@@ -51,7 +51,7 @@ def runs(
     for stage, folder in folders.items():
         config = raw_config(tiny_folders, folder, stage=stage)
         config["mesh"] = {"teacher": {}, "student": {"dp": 1}}
-        config["train"] |= {"steps": 2, "lr": 1e-2}
+        config["train"] |= {"steps": 2, "lr": 1e-2, "checkpoint_every_steps": 1}
         config["init_from"] = folders.get(stage - 1)
         if stage == 3:
             config |= {"teacher": None, "mesh": {"student": {"dp": 1}}}
@@ -193,6 +193,23 @@ def test_what_is_written_is_shown_by_the_report(
     page = write_report(tmp_path, runs={"two": runs[2]}, table=None, title="t").read_text(encoding="utf-8")
     assert "the same text, another image" in page
     assert f"{diagnosis.facts['swaps']['question']['swapped']['kl_boundary']:.4f}" in page
+
+
+def test_a_run_is_diagnosed_at_each_of_its_checkpoints_and_at_its_beginning(
+    diagnosis: Diagnosis, runs: dict[int, Path]
+) -> None:
+    def at(stage: int, step: int) -> Diagnosis:
+        return diagnose_run(runs[stage], DiagnosisSettings(num_samples=NUM_SAMPLES, step=step))
+
+    began, first, last, before = at(2, 0), at(2, 1), at(2, 2), at(1, 2)
+    assert began.facts["paths"] == before.facts["paths"]
+    assert last.facts == diagnosis.facts
+    assert first.facts["paths"] not in (began.facts["paths"], last.facts["paths"])
+    found = diagnosed_steps(runs[2])
+    assert list(found) == [0, 1, 2] and found[2] == runs[2]
+    assert load_file(found[1] / FEATURES_NAME).keys() == first.features.keys()
+    with pytest.raises(ValueError, match=r"no checkpoint of step 3; those there: 1, 2\. train\."):
+        at(2, 3)
 
 
 def test_what_cannot_be_diagnosed_is_refused(
