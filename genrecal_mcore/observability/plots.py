@@ -6,46 +6,28 @@ A panel whose fields are all null in this run is left out. Figures are returned,
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from genrecal_mcore.observability.metrics import MetricValue
+from genrecal_mcore.observability.plot_style import (
+    BLUE,
+    GRAY,
+    GREEN,
+    INK,
+    ORANGE,
+    PURPLE,
+    STYLE,
+    legend_above,
+    panel_grid,
+)
 
 Metrics = Sequence[dict[str, MetricValue]]
 
-BLUE, ORANGE, GREEN, GRAY, INK = "#2f6690", "#c96f1d", "#4b8562", "#9aa0a8", "#2b2f36"
-PURPLE, PALE = "#7a5195", "#dfe2e6"
-PANEL_WIDTH_IN, PANEL_HEIGHT_IN, COLUMNS = 4.7, 2.75, 2
 MAX_UNSMOOTHED_STEPS = 60
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "text.color": INK,
-    "axes.edgecolor": "#c9cdd3",
-    "axes.labelcolor": "#5b616b",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e8eaed",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#5b616b",
-    "ytick.color": "#5b616b",
-    "ytick.left": False,
-    "xtick.major.size": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "figure.facecolor": "white",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,17 +144,10 @@ def _with_throughput(step: dict[str, MetricValue]) -> dict[str, MetricValue]:
 
 def _figure(metrics: Metrics, panels: Sequence[Panel]) -> Figure:
     shown = [panel for panel in panels if any(_points(metrics, line.field)[0] for line in panel.lines)]
-    num_rows = max(1, -(-len(shown) // COLUMNS))
     with mpl.rc_context(STYLE):
-        figure = Figure(
-            figsize=(PANEL_WIDTH_IN * COLUMNS, PANEL_HEIGHT_IN * num_rows),
-            layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12),
-        )
-        grid = figure.subplots(num_rows, COLUMNS, squeeze=False).flat
-        for axes, panel in zip(grid, shown, strict=False):
+        figure, grid = panel_grid(len(shown))
+        for axes, panel in zip(grid, shown, strict=True):
             _draw_panel(axes, panel, metrics)
-        for axes in list(grid)[len(shown) :]:
-            axes.set_visible(False)
     return figure
 
 
@@ -199,10 +174,7 @@ def _draw_panel(axes: Axes, panel: Panel, metrics: Metrics) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0.0)
     if len(drawn) > 1:
-        # Between title and axes: inside, it would lie on a line sooner or later.
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(drawn), handlelength=1.2, borderpad=0.2
-        )
+        legend_above(axes, columns=len(drawn))
 
 
 def _points(metrics: Metrics, field: str) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from genrecal_mcore.observability.plots import (
+from genrecal_mcore.observability.plot_style import (
     BLUE,
     COLUMNS,
     GRAY,
@@ -18,6 +18,7 @@ from genrecal_mcore.observability.plots import (
     PANEL_WIDTH_IN,
     PURPLE,
     STYLE,
+    legend_above,
 )
 from genrecal_mcore.status import Activity, StatusRecord
 
@@ -52,5 +53,5 @@ def ranks_figure(records: Sequence[StatusRecord]) -> Figure:
         axes.invert_yaxis()
         axes.set_axisbelow(True)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8))
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=len(COLORS), handlelength=1.2)
+        legend_above(axes, columns=len(COLORS))
     return figure
