@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import load_file
+
 DIAGNOSTICS_NAME = "diagnostics.json"
 FEATURES_NAME = "features.safetensors"
 
@@ -20,6 +23,11 @@ def read_diagnostics(folder: Path) -> dict[str, Any] | None:
     """Return what `genrecal diagnose` found and left in a folder, if it did."""
     path = folder / DIAGNOSTICS_NAME
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_features(folder: Path) -> dict[str, np.ndarray]:
+    """Return the features `[n, h]` that `genrecal diagnose` left in a folder, by kind."""
+    return load_file(folder / FEATURES_NAME)
 
 
 def diagnosed_steps(run_dir: Path) -> dict[int, Path]:

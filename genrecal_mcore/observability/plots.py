@@ -147,11 +147,12 @@ def _figure(metrics: Metrics, panels: Sequence[Panel]) -> Figure:
     with mpl.rc_context(STYLE):
         figure, grid = panel_grid(len(shown))
         for axes, panel in zip(grid, shown, strict=True):
-            _draw_panel(axes, panel, metrics)
+            draw_panel(axes, panel, metrics)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: Panel, metrics: Metrics) -> None:
+def draw_panel(axes: Axes, panel: Panel, metrics: Metrics) -> None:
+    """Draw those of a panel's lines that the metrics have."""
     drawn = [line for line in panel.lines if _points(metrics, line.field)[0]]
     for line in drawn:
         steps, values = _points(metrics, line.field)

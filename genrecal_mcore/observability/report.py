@@ -3,20 +3,22 @@
 The page is one file that needs no network: plots are PNGs inside it, and stand in `plots/` beside it too.
 """
 
-import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from genrecal_mcore.observability.diagnosis_files import read_diagnostics
-from genrecal_mcore.observability.diagnostics_table import diagnostics_tables
 from genrecal_mcore.observability.evaluation_table import EvaluationTable
 from genrecal_mcore.observability.metrics import MetricValue, read_metrics
-from genrecal_mcore.observability.report_page import PAGE
+from genrecal_mcore.observability.report_page import (
+    captioned,
+    html_table,
+    name_of_file,
+    note,
+    plot,
+    write_page,
+)
 from genrecal_mcore.observability.sizes import size_text
 from genrecal_mcore.status import read_statuses, status_paths
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Metrics = Sequence[dict[str, MetricValue]]
-
-PLOT_DPI = 170
 
 
 def write_report(out: Path, *, runs: Mapping[str, Path], table: EvaluationTable | None, title: str) -> Path:
@@ -37,17 +37,9 @@ def write_report(out: Path, *, runs: Mapping[str, Path], table: EvaluationTable 
     metrics_of = {name: _metrics_of_run(name, folder) for name, folder in runs.items()}
     (out / "plots").mkdir(parents=True, exist_ok=True)
     sections = [_run_section(out, name, folder, metrics_of[name]) for name, folder in runs.items()]
-    page = PAGE.substitute(
-        title=escape(title),
-        evaluation=_evaluation_section(table),
-        overview=_html_table(_OVERVIEW_COLUMNS, [_overview_row(n, m) for n, m in metrics_of.items()]),
-        runs="\n".join(sections),
-    )
-    path = out / "report.html"
-    unfinished = path.with_name("report.html.tmp")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)
-    return path
+    overview = html_table(_OVERVIEW_COLUMNS, [_overview_row(n, m) for n, m in metrics_of.items()])
+    body = [_evaluation_section(table), "<h2>Runs</h2>", overview, note(_OVERVIEW_NOTE), *sections]
+    return write_page(out / "report.html", title=title, body=body)
 
 
 def _metrics_of_run(name: str, folder: Path) -> Metrics:
@@ -63,29 +55,23 @@ def _metrics_of_run(name: str, folder: Path) -> Metrics:
 def _evaluation_section(table: EvaluationTable | None) -> str:
     if table is None:
         return ""
-    return f"<h2>Result</h2>\n{_captioned(table)}"
-
-
-def _captioned(table: EvaluationTable) -> str:
-    caption = f"<p class='note'>{escape(table.caption)}</p>"
-    return f"{_html_table(table.columns, table.rows)}\n{caption}"
+    return f"<h2>Result</h2>\n{captioned(table)}"
 
 
 def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
     # Every training rank imports this room, and none of them draws.
+    from genrecal_mcore.observability.diagnosis_section import diagnosis_section
     from genrecal_mcore.observability.plots import loss_figure, time_figure
     from genrecal_mcore.observability.rank_plot import ranks_figure
 
-    figures = {"losses": loss_figure(metrics), "time": time_figure(metrics)}
+    def drawn(kind: str, figure: "Figure") -> str:
+        return plot(figure, out / "plots" / f"{name_of_file(name)}_{kind}.png", label=f"{name}: {kind}")
+
+    parts = [f"<section>\n<h2>{escape(name)}</h2>\n{note(_sentence_on(metrics))}"]
+    parts += [drawn("losses", loss_figure(metrics)), drawn("time", time_figure(metrics))]
     if status_paths(folder):
-        figures["ranks"] = ranks_figure(read_statuses(folder))
-    parts = [f"<section>\n<h2>{escape(name)}</h2>\n<p class='note'>{escape(_sentence_on(metrics))}</p>"]
-    for kind, figure in figures.items():
-        image = _save_plot(figure, out / "plots" / f"{_file_name(name)}_{kind}.png")
-        parts.append(f'<img src="data:image/png;base64,{image}" alt="{escape(name)}: {kind}">')
-    diagnostics = read_diagnostics(folder)
-    if diagnostics is not None:
-        parts += [_captioned(table) for table in diagnostics_tables(diagnostics)]
+        parts.append(drawn("ranks", ranks_figure(read_statuses(folder))))
+    parts += diagnosis_section(folder, metrics, drawn)
     for file_name, label in (("config.yaml", "Resolved configuration"), ("versions.txt", "Versions")):
         if (folder / file_name).is_file():
             text = escape((folder / file_name).read_text(encoding="utf-8"))
@@ -93,18 +79,10 @@ def _run_section(out: Path, name: str, folder: Path, metrics: Metrics) -> str:
     return "\n".join([*parts, "</section>"])
 
 
-def _save_plot(figure: "Figure", path: Path) -> str:
-    """Write the figure to `path` and return the same PNG in base64."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=PLOT_DPI)
-    path.write_bytes(png.getvalue())
-    return base64.b64encode(png.getvalue()).decode("ascii")
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"\W+", "_", name).strip("_").lower()
-
-
+_OVERVIEW_NOTE = (
+    "Losses are means over the first and the last five steps. Waits are those of the student ranks for the "
+    "teacher, as a share of the step time."
+)
 _OVERVIEW_COLUMNS = (
     "Run",
     "Stage",
@@ -165,11 +143,3 @@ def _duration(seconds: float) -> str:
 
 def _bytes(num_bytes: float) -> str:
     return size_text(num_bytes) if num_bytes else "-"
-
-
-def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return (
-        f"<div class='wide'><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
-    )

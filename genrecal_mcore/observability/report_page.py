@@ -1,8 +1,21 @@
-"""The frame of `report.html`: one template, its style inside, nothing loaded from elsewhere."""
+"""The frame and the pieces of `report.html`: with style and plots inside, loading nothing."""
 
+import base64
+import io
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING
 
-PAGE = Template("""\
+from genrecal_mcore.observability.evaluation_table import EvaluationTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLOT_DPI = 170
+_PAGE = Template("""\
 <!doctype html>
 <html lang="en">
 <head>
@@ -36,13 +49,48 @@ PAGE = Template("""\
 <body>
 <main>
 <h1>$title</h1>
-$evaluation
-<h2>Runs</h2>
-$overview
-<p class="note">Losses are means over the first and the last five steps. Waits are those of the student ranks
-for the teacher, as a share of the step time.</p>
-$runs
+$body
 </main>
 </body>
 </html>
 """)
+
+
+def write_page(path: Path, *, title: str, body: Iterable[str]) -> Path:
+    """Write a page from pieces of HTML, whole or not at all; return its path."""
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(_PAGE.substitute(title=escape(title), body="\n".join(body)), encoding="utf-8")
+    return unfinished.replace(path)
+
+
+def note(text: str) -> str:
+    """Return a sentence beside a table or a plot."""
+    return f"<p class='note'>{escape(text)}</p>"
+
+
+def captioned(table: EvaluationTable) -> str:
+    """Return a table with its caption below."""
+    return f"{html_table(table.columns, table.rows)}\n{note(table.caption)}"
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table of texts."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        f"<div class='wide'><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def plot(figure: "Figure", path: Path, *, label: str) -> str:
+    """Write a figure to `path` as PNG, and return it as an image inside the page."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=PLOT_DPI)
+    path.write_bytes(png.getvalue())
+    inside = base64.b64encode(png.getvalue()).decode("ascii")
+    return f'<img src="data:image/png;base64,{inside}" alt="{escape(label)}">'
+
+
+def name_of_file(text: str) -> str:
+    """Return a name as one of a file."""
+    return re.sub(r"\W+", "_", text).strip("_").lower()
