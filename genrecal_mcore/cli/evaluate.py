@@ -22,6 +22,10 @@ def evaluate(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for predictions and scores; goes on with what is there.")],
+    every_checkpoint: Annotated[
+        bool,
+        typer.Option("--every-checkpoint", help="Ask the student of each checkpoint in a run folder."),
+    ] = False,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images named in files; beside each file if left out.")
     ] = None,
@@ -44,6 +48,7 @@ def evaluate(
     from genrecal_mcore import evaluation
     from genrecal_mcore.cli.tables import rich_table
     from genrecal_mcore.observability import set_up_logging
+    from genrecal_mcore.study.course import course_table, evaluate_checkpoints
 
     settings = evaluation.EvaluationSettings(
         batch_tokens=batch_tokens,
@@ -55,12 +60,18 @@ def evaluate(
     files = [evaluation.BenchmarkFile.parse(text, images_dir=images) for text in benchmark]
     with evaluation.joined_ranks() as ranks:
         set_up_logging(out, rank=ranks.rank, role="evaluation", speaks=ranks.rank == 0)
-        folder = student_folder(model, ranks)
-        scores = evaluation.evaluate_model(folder, files, out=out, settings=settings, ranks=ranks)
+        if every_checkpoint:
+            course = evaluate_checkpoints(model, files, out=out, settings=settings, ranks=ranks)
+            table, sentences = course_table(course), []
+        else:
+            folder = student_folder(model, ranks)
+            scores = evaluation.evaluate_model(folder, files, out=out, settings=settings, ranks=ranks)
+            table = evaluation.scores_table(list(scores.values()))
+            sentences = [note for found in scores.values() for note in evaluation.notes(found)]
     if ranks.rank == 0:
         console = table_console()
-        console.print(rich_table(evaluation.scores_table(list(scores.values()))))
-        for sentence in [note for of_benchmark in scores.values() for note in evaluation.notes(of_benchmark)]:
+        console.print(rich_table(table))
+        for sentence in sentences:
             console.print(sentence, soft_wrap=True)
         console.print(f"results: {out}", soft_wrap=True)
 
