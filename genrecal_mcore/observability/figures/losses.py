@@ -17,7 +17,7 @@ LINES = (
     Line(field="ce_recal", label="Recalib(q_s, a_l)", color=BLUE),
     Line(field="ce_reg", label="Recalib(q_l, a_l)", color=ORANGE),
 )
-OWN_HEADS = {"student": ("SmallVLM(q_s, a_s)", GRAY), "teacher": ("LargeVLM(q_l, a_l)", INK)}
+OWN_HEADS = {"student": ("SmallVLM", GRAY), "teacher": ("LargeVLM", INK)}
 HEIGHT_IN = 3.2
 
 

@@ -66,7 +66,7 @@ def test_losses_are_those_of_the_diagnosed_stage_beside_the_diagnosis(
     ]
     lines = {line.get_label(): line for line in figures["losses"].figure.axes[0].lines}
     np.testing.assert_allclose(lines["Recalib(q_s, a_l)"].get_ydata(), [2.0, 1.0, 0.0, -1.0])
-    np.testing.assert_allclose(lines["SmallVLM(q_s, a_s): perplexity 2.46"].get_ydata(), 0.9)
+    np.testing.assert_allclose(lines["SmallVLM: perplexity 2.46"].get_ydata(), 0.9)
 
 
 def test_courses_run_through_all_stages_of_an_arm(figures: dict[str, StudyFigure]) -> None:

@@ -26,8 +26,8 @@ def test_a_run_of_stage_1_shows_both_paths_and_both_models_own_cross_entropies()
     expected = [3.0, 1.5, 1.0, 0.75]
     np.testing.assert_allclose(lines["Recalib(q_s, a_l)"], expected)
     np.testing.assert_allclose(lines["Recalib(q_l, a_l)"], expected)
-    np.testing.assert_allclose(lines["SmallVLM(q_s, a_s): perplexity 2.46"], 0.9)
-    np.testing.assert_allclose(lines["LargeVLM(q_l, a_l): perplexity 1.22"], 0.2)
+    np.testing.assert_allclose(lines["SmallVLM: perplexity 2.46"], 0.9)
+    np.testing.assert_allclose(lines["LargeVLM: perplexity 1.22"], 0.2)
 
 
 def test_the_second_axis_says_the_perplexity_of_a_cross_entropy() -> None:
