@@ -48,7 +48,6 @@ def evaluate(
     from genrecal_mcore import evaluation
     from genrecal_mcore.cli.tables import rich_table
     from genrecal_mcore.observability import set_up_logging
-    from genrecal_mcore.study.course import course_table, evaluate_checkpoints
 
     settings = evaluation.EvaluationSettings(
         batch_tokens=batch_tokens,
@@ -61,6 +60,8 @@ def evaluate(
     with evaluation.joined_ranks() as ranks:
         set_up_logging(out, rank=ranks.rank, role="evaluation", speaks=ranks.rank == 0)
         if every_checkpoint:
+            from genrecal_mcore.study.course import course_table, evaluate_checkpoints
+
             course = evaluate_checkpoints(model, files, out=out, settings=settings, ranks=ranks)
             table, sentences = course_table(course), []
         else:

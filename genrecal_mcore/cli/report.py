@@ -18,11 +18,12 @@ def report(
     Example: genrecal report runs/demo/stage1 runs/demo/stage2 --out runs/demo
     """
     from genrecal_mcore.observability import write_report
-    from genrecal_mcore.study.report import study_report
 
     if len(runs) == 1 and (runs[0] / "study.json").is_file():
         if out is not None:
             raise ValueError("a study's report lies in its folder; leave --out away")
+        from genrecal_mcore.study.report import study_report
+
         typer.echo(study_report(runs[0]))
         return
     names = [run.name for run in runs]
