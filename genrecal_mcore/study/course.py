@@ -70,6 +70,11 @@ def evaluate_checkpoints(
     return course
 
 
+def course_folder(run_dir: Path, task: str) -> Path:
+    """Return where a study keeps what `evaluate_checkpoints` says of a run on a task."""
+    return run_dir / "accuracy" / task
+
+
 def read_course(folder: Path) -> list[CheckpointAccuracy]:
     """Return what `evaluate_checkpoints` left in a folder; nothing where it was not called."""
     path = folder / COURSE_NAME

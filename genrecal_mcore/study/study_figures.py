@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genrecal_mcore.observability import diagnosed_steps, read_diagnostics, read_metrics
-from genrecal_mcore.study.course import read_course
+from genrecal_mcore.study.course import course_folder, read_course
 from genrecal_mcore.study.study_files import Place, StudyFiles
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ COSINES_TITLE = "Cosines of both paths (Figure 7)"
 LOSSES_TITLE = "Losses beside both models' own (Figure 9)"
 COURSES_TITLE = "Accuracy along the stages (Figure 10)"
 NO_DIAGNOSES = "it needs diagnosed runs; name their arms in diagnose.arms of the grid."
-COURSES_DIR = "accuracy"
-"""Folder in a run folder with a folder a task, where `genrecal evaluate --every-checkpoint` writes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +170,7 @@ def courses(study: StudyFiles) -> list[StudyFigure]:
     panels: dict[str, dict[str, dict[float, list[float]]]] = {}
     for trial in study.trials:
         task = trial.place[1]
-        asked = {stage: read_course(run / COURSES_DIR / task) for stage, run in trial.runs.items()}
+        asked = {stage: read_course(course_folder(run, task)) for stage, run in trial.runs.items()}
         if not asked or not all(asked.values()):
             continue
         course = panels.setdefault(_words(trial.place), {}).setdefault(trial.arm, {})
