@@ -1,5 +1,6 @@
 """Writes what a run leads to: an ordinary Hugging Face student, and the Recalibrator beside it."""
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -45,13 +46,16 @@ def export_student(run_dir: Path, out: Path, *, step: int | None = None) -> None
 def exported_student(run_dir: Path, *, step: int | None = None) -> Path:
     """Return the Hugging Face folder of a run's student as its newest checkpoint has it, or that of `step`.
 
-    It is in `run_dir/students/`, named after the checkpoint, and written when it is not there yet. Raises
-    `ValueError` when `run_dir` is not a run with that checkpoint.
+    It is in `run_dir/students/`, named after the checkpoint, and written when it is not there yet, by one
+    process at a time. Raises `ValueError` when `run_dir` is not a run with that checkpoint.
     """
     _config_of(run_dir)
     out = run_dir / "students" / result_of(run_dir, step=step).name
-    if not out.exists():
-        export_student(run_dir, out, step=step)
+    out.parent.mkdir(exist_ok=True)
+    with (out.parent / ".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not out.exists():
+            export_student(run_dir, out, step=step)
     return out / "student"
 
 

@@ -1,6 +1,7 @@
 """A run's student at each checkpoint that the run kept: exported, and asked."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def test_the_student_of_a_chosen_step_is_what_its_checkpoint_holds(runs: dict[in
     assert exported_student(runs[3]) == exported_student(runs[3], step=STEPS)
 
 
+def test_a_student_that_is_asked_for_twice_at_once_is_exported_once(runs: dict[int, Path]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: exported_student(runs[2], step=1), range(2))
+    assert first == second and (first / "model.safetensors").is_file()
+    assert [path.name for path in first.parent.parent.iterdir() if path.name.startswith(".partial")] == []
+
+
 def test_every_checkpoint_of_every_stage_is_asked(runs: dict[int, Path], benchmark: BenchmarkFile) -> None:
     course = []
     for run in runs.values():
@@ -97,7 +105,7 @@ def test_every_checkpoint_of_every_stage_is_asked(runs: dict[int, Path], benchma
     *before, after_first, last = [at.value for at in course]
     assert after_first == 1.0
     assert max(*before, last) < 1.0
-    assert len(list((runs[1] / "students").iterdir())) == 1  # stage 1 does not change it
+    assert len(list((runs[1] / "students").glob("step_*"))) == 1  # stage 1 does not change it
 
 
 def test_the_command_asks_every_checkpoint_and_refuses_a_run_without_one(
