@@ -216,6 +216,6 @@ _KINDS: tuple[tuple[_Make, str, str], ...] = (
     (
         courses,
         COURSES_TITLE,
-        "it needs genrecal evaluate RUN --every-checkpoint --out RUN/accuracy/TASK of every stage of an arm.",
+        "it needs the students of every checkpoint of an arm's runs asked; name arms in courses of the grid.",
     ),
 )
