@@ -38,6 +38,7 @@ from genrecal_mcore.native import model_config
 from genrecal_mcore.observability import CountLine
 from genrecal_mcore.parallel import Layout, Topology, build_topology
 from genrecal_mcore.status import RankStatus
+from genrecal_mcore.training.agreement import check_same_plan, plan_digests
 from genrecal_mcore.training.cache_setup import CacheToRead, CacheToWrite, check_caches, set_up_cache
 from genrecal_mcore.training.checkpoint import checkpoints_of, latest_checkpoint, read_run_state
 from genrecal_mcore.training.ending import StopRequest
@@ -204,6 +205,9 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
     cache = set_up_cache(config, index, setup, world_size=layout.world_size)
     checkpoint = _checkpoint_to_go_on_from(config.run.dir, rank=setup.rank) if resume else None
     first_step = read_run_state(checkpoint).step if checkpoint else 0
+    order, batch = sample_order(config, index), batch_shape(config)
+    if first_step < config.train.steps:
+        check_same_plan(plan_digests(config, order, batch, step=first_step), layout)
     topology = made_topology(layout, setup)
     begin_trace(config, setup.status, first_step=first_step)
     return Job(
@@ -211,8 +215,8 @@ def set_up_job(config: RunConfig, layout: Layout, setup: RankSetup, *, resume: b
         stage=stage_of(config),
         topology=topology,
         index=index,
-        order=sample_order(config, index),
-        batch=batch_shape(config),
+        order=order,
+        batch=batch,
         processors=processors,
         checkpoint=checkpoint,
         first_step=first_step,

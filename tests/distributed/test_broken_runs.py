@@ -41,13 +41,15 @@ def test_student_ranks_end_within_the_timeout_when_a_teacher_rank_dies(
         assert f"waited for {teacher}: hidden states were not taken" in (outcomes[0].error or "")
 
 
-def test_two_sides_with_different_plans_are_noticed_before_anything_is_learnt(
+def test_ranks_with_different_plans_are_noticed_before_anything_is_learnt(
     tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
 ) -> None:
     config = config_of(tiny_folders, tmp_path / "run", pp=1, dp=1)
     outcomes = rank_pool.outcomes(train_with_two_seeds, 2, config, 1)
-    assert "the two sides computed different plans: rank 1 (student dp 0)" in (outcomes[1].error or "")
-    assert (tmp_path / "run" / "metrics.jsonl").read_text() == ""
+    for outcome in outcomes:
+        assert "the ranks computed different plans: rank 1 (student dp 0) has other" in (outcome.error or "")
+        assert "configuration, samples of step 0 than rank 0 (teacher tp 0" in (outcome.error or "")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_run_that_broke_before_its_first_step_may_be_started_again(

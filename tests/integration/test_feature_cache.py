@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genrecal_mcore.feature_cache import FeatureReader, load_record, read_contents
-from genrecal_mcore.feature_cache.shards import shard_keys
+from genrecal_mcore.feature_cache.shards import shard_keys, shard_paths
 from genrecal_mcore.observability import read_metrics
 from genrecal_mcore.status import read_statuses
 from genrecal_mcore.training.checkpoint import latest_checkpoint, read_model_tensors
@@ -63,7 +63,7 @@ def rows_of(cache: Path) -> dict[bytes, torch.Tensor]:
 
 def written_keys(cache: Path) -> list[str]:
     """Return the keys of all shards, as often as they were written."""
-    return [key for path in sorted((cache / "shards").iterdir()) for key in shard_keys(path)]
+    return [key for path in shard_paths(cache) for key in shard_keys(path)]
 
 
 def result_of(run_dir: Path) -> dict[str, torch.Tensor]:
