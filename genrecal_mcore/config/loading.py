@@ -95,6 +95,7 @@ def contradictions(config: RunConfig) -> list[str]:
         *_start_contradictions(config),
         *_method_contradictions(config),
         *_recalibrator_contradictions(config),
+        *_loss_contradictions(config),
         *_number_contradictions(config),
         *_memory_contradictions(config),
         *_data_contradictions(config),
@@ -174,12 +175,6 @@ def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
             f"recalibrator.student_answers is true, but recalibrator.answer_input is {answer_input}: the "
             "teacher's features say more than the student's; set it to embeddings"
         )
-    weighting = config.loss.position_weighting
-    if config.method != "genrecal" and weighting != LossConfig().position_weighting:
-        yield (
-            f"loss.position_weighting is {weighting}, but method {config.method} has no Recalibrator, whose "
-            "positions it weighs; remove it"
-        )
     if config.train.diagnostics_every_steps is not None and not config.has_recalibrator:
         yield (
             f"train.diagnostics_every_steps is set, but method {config.method}, stage {config.stage} has no "
@@ -190,6 +185,23 @@ def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
             f"recalibrator.masked_rate is {recalibrator.masked_rate:g}, but recalibrator.answer_input is "
             f"{answer_input}; set that to masked or remove the rate"
         )
+
+
+def _loss_contradictions(config: RunConfig) -> Iterator[str]:
+    method, loss, usual = config.method, config.loss, LossConfig()
+    for key, what in (("position_weighting", "positions"), ("ce_weight", "cross entropy")):
+        value = getattr(loss, key)
+        if method != "genrecal" and value != getattr(usual, key):
+            yield (
+                f"loss.{key} is {value}, but method {method} has no Recalibrator, whose {what} it weighs; "
+                "remove it"
+            )
+    if method == "sft" and loss.kl_weight != usual.kl_weight:
+        yield f"loss.kl_weight is {loss.kl_weight:g}, but method sft has no teacher; remove it"
+    if method in TWO_HEAD_METHODS and loss.kl_weight == 0:
+        yield f"loss.kl_weight is 0, which leaves nothing of method {method}; use method sft"
+    if method == "genrecal" and loss.ce_weight == loss.kl_weight == 0:
+        yield "loss.ce_weight and loss.kl_weight are both 0, which leaves no loss; raise one of them"
 
 
 def _number_contradictions(config: RunConfig) -> Iterator[str]:

@@ -168,7 +168,10 @@ class StudentConfig(_Section):
 
     checkpoint: Path
     """Hugging Face folder."""
-    lora: LoraConfig = LoraConfig()
+    lora: LoraConfig | None = LoraConfig()
+    """None lets the language body itself learn in stage 2: its decoder layers and last norm. Embeddings, head
+    and the vision side stay as they are, as with adapters.
+    """
 
 
 class RecalibratorConfig(_Section):
@@ -180,6 +183,8 @@ class RecalibratorConfig(_Section):
     """Whether stage 1 also learns the teacher's own path; needs the teacher's question rows."""
     learns_in_stage_2: bool = True
     """Whether the Recalibrator goes on learning while it teaches."""
+    extra_norm: bool = True
+    """Whether a LayerNorm stands between the Recalibrator and the teacher's head, as in the paper."""
     answer_input: Literal["features", "embeddings", "masked"] = "features"
     """What stands for the answer in its input: the teacher's features as in the paper, the teacher's input
     embeddings of the answer's tokens, or a random mixture. Features say what the teacher's head needs; with
@@ -205,7 +210,15 @@ class DistillationConfig(_Section):
 
 
 class LossConfig(_Section):
-    """How the losses through a head are computed."""
+    """How the losses through a head are computed, and how they count."""
+
+    ce_weight: float = Field(default=1.0, ge=0)
+    """Of the cross entropy through the Recalibrator and the teacher's head, on both paths; 0 leaves KL only.
+    """
+    kl_weight: float = Field(default=1.0, ge=0)
+    """Of the KL there, 0 leaves cross entropy only; in the methods that compare both models' own heads, of
+    that divergence.
+    """
 
     position_weighting: PositionWeighting = "tokens"
     """How the Recalibrator's positions count: `tokens` all alike, as in the paper; `boundary_and_rest` the

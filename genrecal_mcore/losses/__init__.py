@@ -3,7 +3,7 @@
 Start with `frozen_head`, then `two_heads`; `reference` says the same in plain PyTorch.
 """
 
-from genrecal_mcore.losses.frozen_head import FrozenHeadLoss, frozen_head_loss
+from genrecal_mcore.losses.frozen_head import FrozenHeadLoss, LossWeights, frozen_head_loss
 from genrecal_mcore.losses.reference import reference_frozen_head_loss, reference_two_head_loss
 from genrecal_mcore.losses.student_head import student_head_loss
 from genrecal_mcore.losses.two_heads import (
@@ -18,6 +18,7 @@ __all__ = [
     "NO_LABEL",
     "DistilledRows",
     "FrozenHeadLoss",
+    "LossWeights",
     "TwoHeadLoss",
     "TwoHeadObjective",
     "frozen_head_loss",

@@ -22,27 +22,41 @@ It is enough where v is at least 4 h.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """What CE and KL count in the total; not both 0."""
+
+    ce: float = 1.0
+    kl: float = 1.0
+
+    @property
+    def sum(self) -> float:
+        """The weight of p_r in the gradient, which both losses have."""
+        return self.ce + self.kl
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FrozenHeadLoss:
     """Sums and rows of CE and KL."""
 
     total: torch.Tensor
-    """Scalar: sum of CE and KL over all rows; the only part with a gradient."""
+    """Scalar: weighted sum of CE and KL over all rows; the only part with a gradient."""
     ce: torch.Tensor
     """`[t]` fp32, detached."""
     kl: torch.Tensor
     """`[t]` fp32, detached."""
 
 
-def frozen_head_loss(
+def frozen_head_loss(  # noqa: PLR0913 - the four tensors of the formula, and how it is computed
     recalibrated: torch.Tensor,
     teacher: torch.Tensor,
     labels: torch.Tensor,
     head: torch.Tensor,
     *,
+    weights: LossWeights = LossWeights(),
     memory_budget_bytes: int,
 ) -> FrozenHeadLoss:
     """Return CE(head(r), labels) and KL(softmax(head(z)) || softmax(head(r))), summed over rows (Alg. 1 lines
-    5-6).
+    5-6), and in the total weighted.
 
     `recalibrated` r `[t, h]`, `teacher` z `[t, h]`, `labels` `[t]`, `head` `[v, h]`. Factors of products are
     in the head's dtype; logits, softmax and sums in fp32, or in fp64, at twice the memory, for an fp64 head.
@@ -52,7 +66,7 @@ def frozen_head_loss(
     most_rows = rows_per_chunk(head.shape[0], memory_budget_bytes, num_buffers=FROZEN_HEAD_BUFFERS)
     if not torch.is_grad_enabled():
         recalibrated = recalibrated.detach()  # within `forward` it would still say that it needs a gradient
-    total, ce, kl = _FrozenHeadLoss.apply(recalibrated, teacher, labels, head, most_rows)
+    total, ce, kl = _FrozenHeadLoss.apply(recalibrated, teacher, labels, head, weights, most_rows)
     return FrozenHeadLoss(total=total, ce=ce, kl=kl)
 
 
@@ -64,6 +78,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
         teacher: torch.Tensor,
         labels: torch.Tensor,
         head: torch.Tensor,
+        weights: LossWeights,
         most_rows: int,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         ce = torch.empty(labels.shape, dtype=wide_dtype(head), device=labels.device)
@@ -76,17 +91,18 @@ class _FrozenHeadLoss(torch.autograd.Function):
             r, z, p_l = _logits_of_both(recalibrated[chunk], teacher[chunk], head, buffers=buffers)
             ce[chunk], kl[chunk] = _losses_(r, z, labels[chunk], p_l=p_l)
             if gradient is not None:
-                gradient[chunk] = rows_gradient(_logits_gradient_(r, p_l, labels[chunk]), head)
+                gradient[chunk] = rows_gradient(_logits_gradient_(r, p_l, labels[chunk], weights), head)
         if gradient is not None:
             ctx.save_for_backward(gradient)
+            ctx.scale = weights.sum
         ctx.mark_non_differentiable(ce, kl)
-        return ce.sum() + kl.sum(), ce, kl
+        return weights.ce * ce.sum() + weights.kl * kl.sum(), ce, kl
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return scaled(gradient, grad_total, dtype=gradient.dtype), None, None, None, None
+        return scaled(gradient, ctx.scale * grad_total, dtype=gradient.dtype), None, None, None, None, None
 
 
 def _logits_of_both(
@@ -116,8 +132,12 @@ def _losses_(
     return ce, kl
 
 
-def _logits_gradient_(log_r: torch.Tensor, p_l: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return d(CE + KL)/d(logits r) `[c, v]` in the place of `p_l`; `log_r` becomes p_r."""
-    # d CE / d logits = p_r - onehot, d KL / d logits = p_r - p_l; p_l + 2 (p_r - p_l) in one pass.
-    gradient = p_l.lerp_(log_r.exp_(), 2.0)
-    return gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), -1.0))
+def _logits_gradient_(
+    log_r: torch.Tensor, p_l: torch.Tensor, labels: torch.Tensor, weights: LossWeights
+) -> torch.Tensor:
+    """Return d(total)/d(logits r) `[c, v]`, divided by the sum of the weights, in the place of `log_r`."""
+    # d CE / d logits = p_r - onehot, d KL / d logits = p_r - p_l: p_r counts with the sum, which the backward
+    # pass multiplies with, so that one pass over [c, v] is enough.
+    gradient = log_r.exp_().sub_(p_l, alpha=weights.kl / weights.sum)
+    onehot = gradient.new_full((len(labels), 1), -weights.ce / weights.sum)
+    return gradient.scatter_add_(1, labels[:, None], onehot)

@@ -51,14 +51,19 @@ class Recalibrator(nn.Module):
     """Rec-proj-pre, Rec-body, Rec-proj-post and the extra LayerNorm, up to but without the teacher's head."""
 
     def __init__(
-        self, student_text_config: PretrainedConfig, *, teacher_hidden_size: int, num_layers: int
+        self,
+        student_text_config: PretrainedConfig,
+        *,
+        teacher_hidden_size: int,
+        num_layers: int,
+        extra_norm: bool = True,
     ) -> None:
         super().__init__()
         hidden_size = student_text_config.hidden_size
         self.rec_proj_pre = nn.Linear(teacher_hidden_size, hidden_size)
         self.rec_body = RecalibratorBody(student_text_config, num_layers)
         self.rec_proj_post = nn.Linear(hidden_size, teacher_hidden_size)
-        self.rec_norm = nn.LayerNorm(teacher_hidden_size)
+        self.rec_norm = nn.LayerNorm(teacher_hidden_size) if extra_norm else nn.Identity()
 
     def forward(
         self,

@@ -100,6 +100,14 @@ def merge_lora(model: PreTrainedModel) -> None:
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
 
 
+def learn_body(model: PreTrainedModel) -> None:
+    """Let the language body's decoder layers and last norm learn, and nothing else."""
+    model.requires_grad_(False)
+    body = model.model.language_model
+    for module in (body.layers, body.norm):
+        module.requires_grad_(True)
+
+
 def learn_all_but_vision_encoder(model: PreTrainedModel) -> None:
     """Let every parameter learn except the vision encoder's (stage 3)."""
     model.requires_grad_(True)

@@ -3,13 +3,13 @@
 import torch
 
 from genrecal_mcore.config import RunConfig
-from genrecal_mcore.models import Recalibrator
 from genrecal_mcore.native import build_model
 from genrecal_mcore.planning.models import PlannedModel, PlannedModels
 from genrecal_mcore.planning.sizes import ROOT, StudentTensor, layer_unit
 from genrecal_mcore.training.stages import stage_of
 from genrecal_mcore.training.student_assembly import (
     assemble_student_module,
+    new_recalibrator,
     recalibrator_layers,
     student_layers,
     whole_parameters,
@@ -36,11 +36,7 @@ def student_module_on_meta(config: RunConfig, models: PlannedModels) -> StudentM
             language, dtype = models.teacher.language, getattr(torch, models.teacher.model.dtype)
             head = torch.empty(language.vocab_size, language.hidden_size, dtype=dtype)
             if stage_of(config).has_recalibrator:
-                recalibrator = Recalibrator(
-                    student.config.get_text_config(),
-                    teacher_hidden_size=language.hidden_size,
-                    num_layers=config.recalibrator.num_layers,
-                )
+                recalibrator = new_recalibrator(config, student, teacher_hidden_size=language.hidden_size)
     student = student.to(getattr(torch, models.student.dtype)).requires_grad_(False)
     return assemble_student_module(config, student, recalibrator, head)
 

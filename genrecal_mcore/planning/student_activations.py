@@ -18,7 +18,12 @@ from genrecal_mcore.planning.activations import (
 from genrecal_mcore.planning.shapes import StudentShapes
 from genrecal_mcore.training.stages import Stage, stage_of
 
-_LEARNS: dict[str, Learns] = {"nothing": "nothing", "lora": "lora", "all_but_vision_encoder": "all"}
+_LEARNS: dict[str, Learns] = {
+    "nothing": "nothing",
+    "lora": "lora",
+    "body": "all",
+    "all_but_vision_encoder": "all",
+}
 """What of a decoder layer learns, by what of the student does."""
 
 
@@ -50,7 +55,7 @@ def body_bytes(config: RunConfig, stage: Stage, shapes: StudentShapes) -> tuple[
     kept = body_bytes_per_token(
         shapes.body, element_size=size, saved_by_layer=layer, checkpointed_layers=checkpointed
     )
-    if learns == "all":
+    if stage.student_learns == "all_but_vision_encoder":
         kept += projector_bytes_per_token(
             shapes.vision, element_size=size, hidden_size=shapes.body.hidden_size
         )

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from genrecal_mcore.config import TWO_HEAD_METHODS, Positions, PositionWeighting, RunConfig
+from genrecal_mcore.losses import LossWeights
 
-StudentLearns = Literal["nothing", "lora", "all_but_vision_encoder"]
+StudentLearns = Literal["nothing", "lora", "body", "all_but_vision_encoder"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,6 +21,8 @@ class HeadComparison:
     """A key of `losses.divergences.DIVERGENCES`."""
     positions: Positions
     skew: float
+    weight: float
+    """Of the divergence, beside the student's own cross entropy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +44,8 @@ class Stage:
     """Of both paths."""
     caches_questions: bool = False
     """Whether the teacher's question rows are sent for a cache, although no loss may read them."""
+    loss_weights: LossWeights = LossWeights()
+    """Of both paths."""
 
     @property
     def has_recalibrator(self) -> bool:
@@ -80,7 +85,14 @@ _STAGES = {
 def stage_of(config: RunConfig) -> Stage:
     """Return the row of the table that a run asks for, with its switches applied."""
     stage = _STAGES[config.method, config.stage]
-    stage = replace(stage, position_weighting=config.loss.position_weighting)
+    loss = config.loss
+    stage = replace(
+        stage,
+        position_weighting=loss.position_weighting,
+        loss_weights=LossWeights(ce=loss.ce_weight, kl=loss.kl_weight),
+    )
+    if stage.student_learns == "lora" and config.student.lora is None:
+        stage = replace(stage, student_learns="body")
     if config.teacher is not None:
         stage = replace(stage, caches_questions=config.teacher.writes_questions)
     if config.stage == 1:
@@ -90,7 +102,10 @@ def stage_of(config: RunConfig) -> Stage:
     if config.compares_heads:
         distillation = config.distillation
         comparison = HeadComparison(
-            divergence=config.method, positions=distillation.positions, skew=distillation.skew
+            divergence=config.method,
+            positions=distillation.positions,
+            skew=distillation.skew,
+            weight=loss.kl_weight,
         )
         return replace(stage, comparison=comparison)
     return stage

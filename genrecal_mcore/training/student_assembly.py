@@ -19,6 +19,7 @@ from genrecal_mcore.models import (
     checkpoint_layers,
     initialise_recalibrator,
     learn_all_but_vision_encoder,
+    learn_body,
     load_student,
     load_teacher_head,
     merge_lora,
@@ -64,6 +65,8 @@ def assemble_student_module(
     use_packed_attention(student.model.language_model.config)
     if stage.student_learns == "lora":
         add_lora_(student, config)
+    elif stage.student_learns == "body":
+        learn_body(student)
     elif stage.student_learns == "all_but_vision_encoder":
         learn_all_but_vision_encoder(student)
     if recalibrator is not None:
@@ -110,6 +113,7 @@ def apply_result(student: PreTrainedModel, run_dir: Path, *, step: int | None = 
 def add_lora_(student: PreTrainedModel, config: RunConfig) -> None:
     """Put the adapters that a run asks for into the student, in place."""
     lora = config.student.lora
+    assert lora is not None
     add_lora(student, r=lora.r, alpha=lora.alpha, dropout=lora.dropout, seed=config.train.seed)
 
 
@@ -135,12 +139,22 @@ def recalibrator_before_stage(
     """Return the Recalibrator as the run starts with it: new in stage 1, an earlier run's afterwards."""
     if config.init_from is not None:
         return recalibrator_of(config.init_from, config, student, teacher_hidden_size=teacher_hidden_size)
-    text_config = student.config.get_text_config()
-    recalibrator = Recalibrator(
-        text_config, teacher_hidden_size=teacher_hidden_size, num_layers=config.recalibrator.num_layers
-    )
-    initialise_recalibrator(recalibrator, std=text_config.initializer_range, seed=config.train.seed)
+    recalibrator = new_recalibrator(config, student, teacher_hidden_size=teacher_hidden_size)
+    std = student.config.get_text_config().initializer_range
+    initialise_recalibrator(recalibrator, std=std, seed=config.train.seed)
     return recalibrator
+
+
+def new_recalibrator(
+    config: RunConfig, student: PreTrainedModel, *, teacher_hidden_size: int
+) -> Recalibrator:
+    """Return a Recalibrator as `config` says, for a student, with torch's own initialisation."""
+    return Recalibrator(
+        student.config.get_text_config(),
+        teacher_hidden_size=teacher_hidden_size,
+        num_layers=config.recalibrator.num_layers,
+        extra_norm=config.recalibrator.extra_norm,
+    )
 
 
 def recalibrator_of(
@@ -151,15 +165,19 @@ def recalibrator_of(
     teacher_hidden_size: int,
     step: int | None = None,
 ) -> Recalibrator:
-    """Return the Recalibrator that a run left, or had after `step` steps, for a student and of the size that
-    `config` says.
+    """Return the Recalibrator that a run left, or had after `step` steps, for a student and as `config` says.
+
+    Raises `ValueError` when the run left another one.
     """
-    recalibrator = Recalibrator(
-        student.config.get_text_config(),
-        teacher_hidden_size=teacher_hidden_size,
-        num_layers=config.recalibrator.num_layers,
-    )
-    _load_into(recalibrator, recalibrator_result(run_dir, step=step), where=run_dir)
+    recalibrator = new_recalibrator(config, student, teacher_hidden_size=teacher_hidden_size)
+    tensors = recalibrator_result(run_dir, step=step)
+    missing = [name for name, _ in recalibrator.named_parameters() if name not in tensors]
+    if missing:
+        raise ValueError(
+            f"{run_dir} left a Recalibrator without {missing[0]}, which this run's has; set "
+            "recalibrator.num_layers and recalibrator.extra_norm as they are there"
+        )
+    _load_into(recalibrator, tensors, where=run_dir)
     return recalibrator
 
 

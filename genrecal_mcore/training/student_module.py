@@ -140,6 +140,7 @@ class StudentModule(nn.Module):
                 unit.payload[layout.teacher_rows[group]],
                 layout.labels[group],
                 self.teacher_head,
+                weights=self.stage.loss_weights,
                 memory_budget_bytes=self.loss_memory_bytes,
             )
             loss = loss + out.total / count
@@ -170,7 +171,7 @@ class StudentModule(nn.Module):
                 divergence=comparison.divergence,
                 skew=comparison.skew,
                 ce_scale=1 / unit.counts.student_answer_tokens,
-                divergence_scale=1 / unit.counts.compared(comparison.positions),
+                divergence_scale=comparison.weight / unit.counts.compared(comparison.positions),
             ),
             memory_budget_bytes=self.loss_memory_bytes,
         )

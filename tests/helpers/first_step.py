@@ -175,19 +175,35 @@ def reference(case: Case, folders: dict[str, Path], found: dict[str, Any]) -> An
         model.requires_grad_(False)
     tensors = {name: torch.from_numpy(tensor) for name, tensor in found["tensors"].items()}
     prefix = "student.model.language_model."
-    lora = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    learning = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     state = {name.removeprefix("recalibrator."): t for name, t in tensors.items() if name.startswith("rec")}
     models = ReferenceModels(
         student=student,
         teacher=teacher,
         recalibrator=build_reference_recalibrator(state, student, teacher) if state else None,
-        trainable_student=add_reference_lora(student, LoraState(tensors=lora, r=3, alpha=6.0))
-        if lora
-        else {},
+        trainable_student=learning_of_reference(student, learning),
     )
     samples = reference_samples(case, folders, found["samples"])
     asked = {field.name: case[field.name] for field in fields(Objective) if field.name in case}
     return reference_step(models, samples, Objective(**asked))
+
+
+def learning_of_reference(
+    student: torch.nn.Module, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.nn.Parameter]:
+    """Return what learns of the language body, by name: the adapter that `tensors` are, or its own weights.
+
+    Of the latter there must be exactly the decoder layers and the last norm, as they are in the files.
+    """
+    if any("lora_" in name for name in tensors):
+        return add_reference_lora(student, LoraState(tensors=tensors, r=3, alpha=6.0))
+    if not tensors:
+        return {}
+    named = dict(student.model.language_model.named_parameters())
+    learning = {name: p for name, p in named.items() if name.startswith(("layers.", "norm."))}
+    for name, parameter in learning.items():
+        torch.testing.assert_close(parameter.requires_grad_().detach(), tensors[name], rtol=0.0, atol=0.0)
+    return learning
 
 
 def reference_samples(case: Case, folders: dict[str, Path], numbers: list[int]) -> list[ReferenceSample]:

@@ -67,6 +67,10 @@ class Objective:
     skew: float = 0.1
     position_weighting: str = "tokens"
     student_answers: bool = False
+    ce_weight: float = 1.0
+    """Of the cross entropy through the Recalibrator."""
+    kl_weight: float = 1.0
+    """Of the KL through the Recalibrator, or of both heads' divergence."""
     measures_gradients: bool = False
     """Of the student's question features, from the boundary and from the rest apart."""
 
@@ -94,7 +98,12 @@ class ReferenceRecalibrator(nn.Module):
     """Rec-proj-pre, blocks of the student's class, Rec-proj-post, LayerNorm; one sequence at a time."""
 
     def __init__(
-        self, student_text_config: PretrainedConfig, *, teacher_hidden_size: int, num_layers: int
+        self,
+        student_text_config: PretrainedConfig,
+        *,
+        teacher_hidden_size: int,
+        num_layers: int,
+        has_norm: bool,
     ) -> None:
         super().__init__()
         config = copy.deepcopy(student_text_config)
@@ -110,7 +119,7 @@ class ReferenceRecalibrator(nn.Module):
         self.rec_body.layers = nn.ModuleList(layer(config, i) for i in range(num_layers))
         self.rotary = rotary(config)
         self.rec_proj_post = nn.Linear(hidden_size, teacher_hidden_size)
-        self.rec_norm = nn.LayerNorm(teacher_hidden_size, eps=NORM_EPSILON)
+        self.rec_norm = nn.LayerNorm(teacher_hidden_size, eps=NORM_EPSILON) if has_norm else None
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return `[s, h_t]` for input rows `[s, h_s]` that went through Rec-proj-pre where they had to."""
@@ -123,7 +132,8 @@ class ReferenceRecalibrator(nn.Module):
         mask = torch.full((num_rows, num_rows), float("-inf")).triu(1)[None, None]
         for layer in self.rec_body.layers:
             hidden_states = layer(hidden_states, attention_mask=mask, position_embeddings=position_embeddings)
-        return self.rec_norm(self.rec_proj_post(hidden_states[0]))
+        projected = self.rec_proj_post(hidden_states[0])
+        return projected if self.rec_norm is None else self.rec_norm(projected)
 
 
 @dataclass(kw_only=True)
@@ -151,6 +161,7 @@ def build_reference_recalibrator(
         student.config.get_text_config(),
         teacher_hidden_size=teacher.config.get_text_config().hidden_size,
         num_layers=num_layers,
+        has_norm="rec_norm.weight" in state,
     )
     missing, unexpected = recalibrator.load_state_dict(dict(state), strict=False)
     assert not unexpected, f"names that the paper's Recalibrator does not have: {unexpected}"
@@ -189,10 +200,10 @@ def reference_step(
             sums[name] = sums[name] + value if name in sums else value
             counts[name] = counts.get(name, 0) + count
     losses = {name: total / counts[name] for name, total in sums.items()}
-    terms = [losses[name] for name in SUMMANDS if name in losses]
+    terms = {name: losses[name] for name in SUMMANDS if name in losses}
     if objective.position_weighting == "boundary_and_rest":
         terms = _terms_of_equal_groups(sums, counts)
-    losses["loss"] = torch.stack(terms).sum()
+    losses["loss"] = torch.stack([_weight(name, objective) * term for name, term in terms.items()]).sum()
     if objective.measures_gradients:
         losses |= _question_gradient_norms(sums, counts, questions, objective)
     return ReferenceStep(
@@ -200,6 +211,13 @@ def reference_step(
         recalibrator_gradients=_gradients(losses["loss"], models.trainable_recalibrator()),
         student_gradients=_gradients(losses["loss"], models.trainable_student),
     )
+
+
+def _weight(name: str, objective: Objective) -> float:
+    """Return what a summand counts in the loss; the student's own cross entropy always counts once."""
+    if name == "ce_student":
+        return 1.0
+    return objective.ce_weight if name.startswith("ce_") else objective.kl_weight
 
 
 def _question_gradient_norms(
@@ -221,18 +239,20 @@ def _question_gradient_norms(
     return norms
 
 
-def _terms_of_equal_groups(sums: Mapping[str, torch.Tensor], counts: Mapping[str, int]) -> list[torch.Tensor]:
+def _terms_of_equal_groups(
+    sums: Mapping[str, torch.Tensor], counts: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
     """Return the summands of the loss, each of the Recalibrator's as half a mean over boundaries and half one
     over the other positions.
     """
-    terms = []
+    terms = {}
     for name in (name for name in SUMMANDS if name in sums):
         if name.endswith("_student"):
-            terms.append(sums[name] / counts[name])
+            terms[name] = sums[name] / counts[name]
             continue
         boundaries = counts["boundary"]
-        terms.append(sums[f"{name}_boundary"] / boundaries / 2)
-        terms.append(sums[f"{name}_rest"] / (counts[name] - boundaries) / 2)
+        of_rest = sums[f"{name}_rest"] / (counts[name] - boundaries)
+        terms[name] = (sums[f"{name}_boundary"] / boundaries + of_rest) / 2
     return terms
 
 

@@ -111,6 +111,13 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             "loss.position_weighting is boundary_and_rest, but method kl has no Recalibrator",
         ),
         (
+            ["method=kl", "stage=2", "loss.ce_weight=0.5"],
+            "loss.ce_weight is 0.5, but method kl has no Recalibrator, whose cross entropy it weighs; remove",
+        ),
+        (["method=sft", "stage=2", "loss.kl_weight=2"], "loss.kl_weight is 2, but method sft has no teacher"),
+        (["method=kl", "stage=2", "loss.kl_weight=0"], "leaves nothing of method kl; use method sft"),
+        (["loss.ce_weight=0", "loss.kl_weight=0"], "are both 0, which leaves no loss; raise one of them"),
+        (
             ["method=sft", "stage=2", "train.diagnostics_every_steps=5"],
             "train.diagnostics_every_steps is set, but method sft, stage 2 has no Recalibrator",
         ),

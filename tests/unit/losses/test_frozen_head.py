@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from genrecal_mcore.losses import frozen_head_loss, reference_frozen_head_loss
+from genrecal_mcore.losses import LossWeights, frozen_head_loss, reference_frozen_head_loss
 from genrecal_mcore.losses.frozen_head import FROZEN_HEAD_BUFFERS
 from tests.helpers.live_memory import LiveMemory
 
@@ -56,6 +56,22 @@ def test_value_and_gradient_equal_the_reference_for_every_chunk_size(
     dtype: torch.dtype, rows_at_once: int
 ) -> None:
     assert_equal_to_the_reference(make_inputs(dtype), rows_at_once=rows_at_once, rtol=RTOL[dtype])
+
+
+@pytest.mark.parametrize(("ce", "kl"), [(0.0, 1.5), (0.5, 0.0), (0.3, 2.0)])
+def test_weights_scale_both_losses_in_the_total_and_in_the_gradient(ce: float, kl: float) -> None:
+    inputs = make_inputs()
+    weights = LossWeights(ce=ce, kl=kl)
+    out = frozen_head_loss(*inputs, weights=weights, memory_budget_bytes=5 * ROW_BYTES)
+    (out.total / 777).backward()
+    rows = inputs[0].detach().double().requires_grad_()
+    _, teacher, labels, head = inputs
+    expected = reference_frozen_head_loss(rows, teacher.double(), labels, head.double())
+    total = ce * expected[0].sum() + kl * expected[1].sum()
+    (total / 777).backward()
+    assert relative_difference(out.total, total) < RTOL[torch.float32]
+    assert relative_difference(inputs[0].grad, rows.grad) < RTOL[torch.float32]
+    assert relative_difference(out.ce, expected[0].detach()) < RTOL[torch.float32]
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4], ids=["flat", "steep"])

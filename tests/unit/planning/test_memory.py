@@ -136,6 +136,16 @@ def test_activations_shrink_with_checkpointing_and_grow_with_the_microbatch() ->
     assert activations(gradient_checkpointing=True, micro_batch_size=6) == 3 * checkpointed
 
 
+def test_a_body_that_learns_without_adapters_counts_whole_and_its_embeddings_do_not() -> None:
+    adapted, body = (
+        full_size(teacher={}, student_dp=1, student={"lora": lora})[-1].parts
+        for lora in ({"dropout": 0.0}, None)
+    )
+    learning = body[Part.STUDENT_LEARNING] / 4
+    assert learning + body[Part.STUDENT_FROZEN] / 2 == adapted[Part.STUDENT_FROZEN] / 2
+    assert 1.30e9 < learning < 1.32e9  # Qwen2-1.5B's 28 layers and last norm
+
+
 def test_more_student_ranks_share_what_learns_and_its_state() -> None:
     lora = {"r": 8, "alpha": 8, "dropout": 0.0}
     one, two, four = (
