@@ -16,6 +16,7 @@ from genrecal_mcore.cli import (
     plan,
     profile,
     report,
+    study,
     trace,
     train,
 )
@@ -38,6 +39,7 @@ app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("trace")(trace.trace)
 app.command("demo")(demo.demo)
+app.command("study")(study.study)
 app.add_typer(data.app, name="data")
 
 

@@ -4,7 +4,14 @@ Imports nothing heavy, so that a bad configuration is refused in a moment. Start
 """
 
 from genrecal_mcore.config.family import Family, family_of_hf_config, family_of_hf_folder
-from genrecal_mcore.config.loading import ConfigError, load_run_config, run_config_of, write_run_config
+from genrecal_mcore.config.loading import (
+    ConfigError,
+    load_run_config,
+    problems_of,
+    read_mapping,
+    run_config_of,
+    write_run_config,
+)
 from genrecal_mcore.config.run_config import (
     TWO_HEAD_METHODS,
     CacheRows,
@@ -12,6 +19,7 @@ from genrecal_mcore.config.run_config import (
     DataSource,
     LoraConfig,
     MeshConfig,
+    Method,
     Positions,
     PositionWeighting,
     RunConfig,
@@ -40,6 +48,7 @@ __all__ = [
     "LayoutName",
     "LoraConfig",
     "MeshConfig",
+    "Method",
     "PositionWeighting",
     "Positions",
     "RunConfig",
@@ -52,6 +61,8 @@ __all__ = [
     "family_of_hf_folder",
     "load_run_config",
     "load_teacher_manifest",
+    "problems_of",
+    "read_mapping",
     "run_config_of",
     "sha256_of",
     "validate_teacher_folder",

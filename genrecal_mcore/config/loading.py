@@ -28,7 +28,7 @@ def load_run_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `ConfigError` listing all unknown, missing, mistyped and contradictory keys together.
     """
-    return run_config_of(_read_mapping(path), overrides, where=str(path))
+    return run_config_of(read_mapping(path), overrides, where=str(path))
 
 
 def run_config_of(raw: dict[str, Any], overrides: Sequence[str] = (), *, where: str) -> RunConfig:
@@ -53,7 +53,7 @@ def _validate(raw: dict[str, Any]) -> tuple[RunConfig | None, list[str]]:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         found = _innermost(error)
-        problems = [_describe(problem) for problem in found]
+        problems = problems_of(error, RunConfig)
         unknown = [problem["loc"] for problem in found if problem["type"] == "extra_forbidden"]
         if not unknown:
             return None, problems
@@ -71,6 +71,11 @@ def _innermost(error: ValidationError) -> list[Any]:
     errors = error.errors()
     above = {problem["loc"][:depth] for problem in errors for depth in range(len(problem["loc"]))}
     return [problem for problem in errors if problem["loc"] not in above]
+
+
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return what is wrong with each key of a file that should have been a `model`, with the nearest keys."""
+    return [_describe(problem, model) for problem in _innermost(error)]
 
 
 def _remove(raw: Any, location: Sequence[int | str]) -> None:
@@ -258,9 +263,10 @@ def _read_sources(raw: dict[str, Any]) -> None:
     data["sources"] = sources
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file; raises `ConfigError` when it holds none."""
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist; give the path of a run's YAML file")
+        raise ConfigError(f"{path} does not exist; give the path of a YAML file")
     raw = _read_yaml(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold keys and values, found {type(raw).__name__}")
@@ -296,18 +302,18 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
     return None
 
 
-def _describe(problem: Mapping[str, Any]) -> str:
+def _describe(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        return f"{key} is not a key{_nearest(location)}"
+        return f"{key} is not a key{_nearest(location, model)}"
     if problem["type"] == "missing":
         return f"{key} is missing"
     return f"{key}: {problem['msg'].lower()}, found {problem['input']!r}"
 
 
-def _nearest(location: list[str]) -> str:
-    known = list(known_keys(RunConfig))
+def _nearest(location: list[str], model: type[BaseModel]) -> str:
+    known = list(known_keys(model))
     asked = ".".join(part for part in location if not part.isdigit())
     near = difflib.get_close_matches(asked, known, n=1, cutoff=0.5)
     if not near:

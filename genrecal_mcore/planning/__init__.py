@@ -6,7 +6,7 @@ Starts nothing and reads no weights. Memory: start with `memory`, then `sizes` (
 """
 
 from genrecal_mcore.planning.candidates import Search
-from genrecal_mcore.planning.checks import check_loss_budget, check_nodes, check_run
+from genrecal_mcore.planning.checks import check_loss_budget, check_nodes, check_run, ranks_needed
 from genrecal_mcore.planning.counted import CountedModels, count_models
 from genrecal_mcore.planning.feature_cache import cache_lines
 from genrecal_mcore.planning.fit import check_fits
@@ -108,4 +108,5 @@ __all__ = [
     "write_profile",
     "zero3",
     "zero3_lines",
+    "ranks_needed",
 ]

@@ -4,6 +4,7 @@ Start with `stages`, then `student_loop` and `teacher_loop`; `run` puts a rank i
 """
 
 from genrecal_mcore.training.cache_pass import write_feature_cache
+from genrecal_mcore.training.checkpoint import is_finished
 from genrecal_mcore.training.ending import EXIT_PREEMPTED, RunPreempted
 from genrecal_mcore.training.export import export_student, exported_student
 from genrecal_mcore.training.run import train
@@ -15,6 +16,7 @@ __all__ = [
     "Stage",
     "export_student",
     "exported_student",
+    "is_finished",
     "stage_of",
     "train",
     "write_feature_cache",

@@ -79,6 +79,12 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def is_finished(config: RunConfig) -> bool:
+    """Return whether a run has left the checkpoint of its last step."""
+    newest = latest_checkpoint(config.run.dir)
+    return newest is not None and read_run_state(newest).step == config.train.steps
+
+
 def checkpoints_of(run_dir: Path) -> list[Path]:
     """Return a run's checkpoints, the newest last."""
     return sorted(checkpoints_dir(run_dir).glob(f"{STEP_PREFIX}*"))

@@ -1,0 +1,140 @@
+"""The commands of a study: train a run, ask its student, diagnose it; what each needs, and when it is done.
+
+Every job is a command that a user could type. What is done is read off the files that it leaves.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from genrecal_mcore.config import RunConfig, write_run_config
+from genrecal_mcore.planning import check_run, ranks_needed
+from genrecal_mcore.study.grid import Grid, Task
+from genrecal_mcore.study.trials import StageRun, Trial, runs_of
+from genrecal_mcore.training import is_finished
+
+GENRECAL = ("-m", "genrecal_mcore.cli.main")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A command, and how it hangs together with others."""
+
+    name: str
+    """Unique; its log and the record of its failure are called so."""
+    command: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    """Jobs that must be done before."""
+    is_done: Callable[[], bool]
+    prepare: Callable[[], None] = lambda: None
+    """Called before the command; raises `ValueError` for what cannot work."""
+    weight: int = 1
+    """Training steps, for dealing jobs out."""
+
+
+def jobs_of(grid: Grid, trials: Sequence[Trial]) -> list[Job]:
+    """Return every job of the trials once, each behind those that it needs."""
+    jobs = [_train_job(grid, run) for run in runs_of(list(trials))]
+    jobs += [_evaluate_job(grid, trial) for trial in trials]
+    if grid.diagnose is not None:
+        chosen = [trial for trial in trials if trial.arm in grid.diagnose.arms]
+        jobs += [
+            _diagnose_job(run, grid.tasks[trial.task], num_samples=grid.diagnose.num_samples)
+            for trial in chosen
+            for run in trial.runs
+            if run.config.has_recalibrator
+        ]
+    return list({job.name: job for job in jobs}.values())
+
+
+def evaluation_folder(grid: Grid, trial: Trial) -> Path:
+    """Return where a trial's answers and scores lie: in the last run's folder, if there is one."""
+    if trial.runs:
+        return trial.runs[-1].folder / "evaluation" / trial.task
+    return grid.out / "untouched" / f"{trial.untouched.name}_{trial.task}"
+
+
+def evaluation_name(trial: Trial) -> str:
+    """Return the name of the job that asks a trial's student."""
+    model = trial.runs[-1].name if trial.runs else f"untouched_{trial.untouched.name}"
+    return f"evaluate_{model}_{trial.task}"
+
+
+def train_command(config: RunConfig, path: Path) -> tuple[str, ...]:
+    """Return how a user would start a run of this configuration in `path`, under torchrun if it must be."""
+    num_ranks = ranks_needed(config)
+    launcher: tuple[str, ...] = ()
+    if num_ranks > 1:
+        launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}")
+    return (sys.executable, *launcher, *GENRECAL, "train", str(path), "--resume-or-begin")
+
+
+def _train_job(grid: Grid, run: StageRun) -> Job:
+    path = grid.out / "configs" / f"{run.name}.yaml"
+
+    def prepare() -> None:
+        check_run(run.config)
+        write_run_config(run.config, path)
+
+    return Job(
+        name=run.name,
+        command=train_command(run.config, path),
+        needs=(run.parent.name,) if run.parent else (),
+        is_done=lambda: is_finished(run.config),
+        prepare=prepare,
+        weight=run.config.train.steps,
+    )
+
+
+def _evaluate_job(grid: Grid, trial: Trial) -> Job:
+    task, out = grid.tasks[trial.task], evaluation_folder(grid, trial)
+    command = ["evaluate", str(trial.runs[-1].folder if trial.runs else trial.untouched)]
+    command += ["--benchmark", f"{trial.task}={task.heldout.path}", "--images", str(task.heldout.images)]
+    command += ["--out", str(out)]
+    if task.max_new_tokens is not None:
+        command += ["--max-new-tokens", str(task.max_new_tokens)]
+    return Job(
+        name=evaluation_name(trial),
+        command=(sys.executable, *GENRECAL, *command),
+        needs=(trial.runs[-1].name,) if trial.runs else (),
+        is_done=lambda: (out / "scores.json").is_file(),
+    )
+
+
+def _diagnose_job(run: StageRun, task: Task, *, num_samples: int) -> Job:
+    source = task.heldout
+    command = ["diagnose", str(run.folder), "--data", str(source.path), "--images", str(source.images)]
+    command += ["--num-samples", str(num_samples), "--overwrite"]
+    return Job(
+        name=f"diagnose_{run.name}",
+        command=(sys.executable, *GENRECAL, *command),
+        needs=(run.name,),
+        is_done=lambda: (run.folder / "diagnostics.json").is_file(),
+    )
+
+
+def deal(jobs: Sequence[Job], *, task: int, num_tasks: int) -> list[Job]:
+    """Return the share of task 1..`num_tasks`: whole groups of jobs that need each other, the largest dealt
+    out first, each to the task with the fewest training steps so far.
+    """
+    shares: list[list[Job]] = [[] for _ in range(num_tasks)]
+    groups = sorted(_groups(jobs), key=_weight, reverse=True)
+    for group in groups:
+        min(shares, key=_weight).extend(group)
+    return shares[task - 1]
+
+
+def _weight(jobs: Iterable[Job]) -> int:
+    return sum(job.weight for job in jobs)
+
+
+def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return the jobs in groups that share nothing, needed ones first as in `jobs`."""
+    group_of: dict[str, list[Job]] = {}
+    for job in jobs:
+        merged = [job]
+        for group in {id(group_of[name]): group_of[name] for name in job.needs}.values():
+            merged = group + merged
+        group_of |= {member.name: merged for member in merged}
+    return list({id(group): group for group in group_of.values()}.values())
