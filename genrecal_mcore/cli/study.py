@@ -1,5 +1,6 @@
 """`genrecal study`."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def study(
     from genrecal_mcore.study import Share, load_grid, run_study
 
     loaded, share = load_grid(grid), Share.parse(task)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what it has started, as Ctrl-C does
     set_up_logging(loaded.out, rank=share.task - 1, role="study", speaks=True)
     failures = run_study(loaded, num_workers=jobs, share=share)
     typer.echo((loaded.out / "summary.md").read_text(encoding="utf-8"))

@@ -2,15 +2,13 @@
 
 import json
 import logging
-import os
-import subprocess
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from genrecal_mcore.study.jobs import Job
+from genrecal_mcore.study.processes import Commands
 
 logger = logging.getLogger(__name__)
 
@@ -23,39 +21,28 @@ class Failure:
 
     job: str
     reason: str
-    log_tail: tuple[str, ...] = ()
+    log_tail: Sequence[str] = ()
     """The last lines that it said."""
 
 
-class Processes:
-    """Starts commands with their output in files, and ends those that still run."""
+class Runner:
+    """Runs one job after another of those that are asked for, from any thread."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, commands: Commands) -> None:
         """Logs go to `out/logs`, failures to `out/failed`."""
         self.logs, self.failed = out / "logs", out / "failed"
         for folder in (self.logs, self.failed):
             folder.mkdir(parents=True, exist_ok=True)
-        self._running: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
-        self._is_closed = False
+        self.commands = commands
 
     def run(self, job: Job) -> Failure | None:
         """Run one job unless it is done; return why it failed, if it did, after writing that down."""
         record = self.failed / f"{job.name}.json"
         record.unlink(missing_ok=True)
-        if job.is_done():
-            return None
-        failure = self._run(job)
+        failure = None if job.is_done() else self._run(job)
         if failure is not None:
             record.write_text(json.dumps(asdict(failure), indent=2) + "\n", encoding="utf-8")
         return failure
-
-    def end_all(self) -> None:
-        """Terminate what runs and start nothing more."""
-        with self._lock:
-            self._is_closed = True
-            for process in self._running:
-                process.terminate()
 
     def _run(self, job: Job) -> Failure | None:
         try:
@@ -63,28 +50,11 @@ class Processes:
         except ValueError as error:
             return Failure(job=job.name, reason=f"refused before it started: {error}")
         path = self.logs / f"{job.name}.log"
-        code = self._wait_for(job.command, path)
+        code = self.commands.run(job.command, path)
         if code == 0 and job.is_done():
             return None
-        tail = tuple(path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:])
+        tail = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
         return Failure(job=job.name, reason=_reason(code, tail), log_tail=tail)
-
-    def _wait_for(self, command: Sequence[str], log: Path) -> int:
-        # One thread a process: beside another busy process more are many times slower, and the number of
-        # threads would show in the last bits of a result.
-        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        with log.open("w", encoding="utf-8") as file:
-            with self._lock:
-                if self._is_closed:
-                    raise RuntimeError("the study was stopped")
-                process = subprocess.Popen(
-                    command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-                )
-                self._running.add(process)
-            code = process.wait()
-        with self._lock:
-            self._running.remove(process)
-        return code
 
 
 def read_failures(out: Path) -> dict[str, Failure]:
@@ -95,7 +65,7 @@ def read_failures(out: Path) -> dict[str, Failure]:
     return {record["job"]: Failure(**record) for record in records}
 
 
-def run_jobs(jobs: Sequence[Job], processes: Processes, *, num_workers: int) -> dict[str, Failure]:
+def run_jobs(jobs: Sequence[Job], runner: Runner, *, num_workers: int) -> dict[str, Failure]:
     """Run all jobs, `num_workers` at once, and return the failures by name.
 
     A job whose needs failed is not run and counts as failed. When this is interrupted, what runs is ended.
@@ -107,7 +77,7 @@ def run_jobs(jobs: Sequence[Job], processes: Processes, *, num_workers: int) -> 
         try:
             while waiting or running:
                 for job in _take_ready(waiting, running.values(), failures):
-                    running[pool.submit(processes.run, job)] = job
+                    running[pool.submit(runner.run, job)] = job
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     job, failure = running.pop(future), future.result()
@@ -115,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], processes: Processes, *, num_workers: int) -> 
                         failures[job.name] = failure
                     _log(job, failure, num_left=len(waiting) + len(running))
         except BaseException:
-            processes.end_all()
+            runner.commands.end_all()
             pool.shutdown(cancel_futures=True)
             raise
     return failures

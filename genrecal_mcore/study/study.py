@@ -11,8 +11,9 @@ from pathlib import Path
 
 from genrecal_mcore.study.grid import Grid, Preparation
 from genrecal_mcore.study.jobs import deal, jobs_of
+from genrecal_mcore.study.processes import Commands
 from genrecal_mcore.study.results import write_results
-from genrecal_mcore.study.running import Failure, Processes, run_jobs
+from genrecal_mcore.study.running import Failure, Runner, run_jobs
 from genrecal_mcore.study.trials import trials_of
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def run_study(grid: Grid, *, num_workers: int, share: Share = Share()) -> dict[s
     with _locked(grid.out / ".prepare.lock"):
         prepare(grid.prepare)
     logger.info("%d jobs of %d trials, %d at once", len(jobs), len(trials), num_workers)
-    failures = run_jobs(jobs, Processes(grid.out), num_workers=num_workers)
+    failures = run_jobs(jobs, Runner(grid.out, Commands()), num_workers=num_workers)
     write_results(grid, trials)
     return failures
 
