@@ -30,5 +30,6 @@ def study(
     set_up_logging(loaded.out, rank=share.task - 1, role="study", speaks=True)
     failures = run_study(loaded, num_workers=jobs, share=share)
     typer.echo((loaded.out / "summary.md").read_text(encoding="utf-8"))
+    typer.echo(f"report: {loaded.out / 'report.html'}")
     if failures:
         raise RuntimeError(f"{len(failures)} jobs failed: {', '.join(failures)}")

@@ -77,10 +77,14 @@ class Arm(_Section):
 
 
 class DiagnoseConfig(_Section):
-    """Runs to look into with `genrecal diagnose`, on held-out data."""
+    """Runs to look into with `genrecal diagnose`, on held-out data: all at their end, those of an arm's first
+    seed also as they began.
+    """
 
     arms: tuple[str, ...] = Field(min_length=1)
-    """Their runs of stages 1 and 2."""
+    """Arms with a Recalibrator."""
+    stages: tuple[Literal[1, 2], ...] = (1, 2)
+    """Whose runs."""
     num_samples: int = Field(default=64, ge=1)
 
 
@@ -100,6 +104,10 @@ class Grid(_Section):
     reference: str
     """Arm that the others are compared with, seed by seed."""
     diagnose: DiagnoseConfig | None = None
+    courses: tuple[str, ...] = ()
+    """Arms whose students are asked at each checkpoint that their runs keep; how many those are is said by
+    `train.checkpoint_every_steps` and `train.keep_checkpoints` of the stages.
+    """
 
 
 def load_grid(path: Path) -> Grid:
@@ -124,6 +132,8 @@ def _contradictions(grid: Grid) -> Iterator[str]:
             name for name, arm in grid.arms.items() if arm.method == "genrecal" and {1, 2} & {*arm.stages}
         ]
         yield from _unknown("diagnose.arms", grid.diagnose.arms, able)
+    able = [name for name, arm in grid.arms.items() if arm.stages]
+    yield from _unknown("courses", grid.courses, able)
     for name, arm in grid.arms.items():
         where = f"arms.{name}"
         yield from _unknown(f"{where}.pairs", arm.pairs or (), grid.pairs)

@@ -4,13 +4,16 @@ Every job is a command that a user could type. What is done is read off the file
 """
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from genrecal_mcore.config import RunConfig, write_run_config
+from genrecal_mcore.evaluation.results import SCORES_NAME
+from genrecal_mcore.observability import DIAGNOSTICS_NAME, diagnosis_folder
 from genrecal_mcore.planning import check_run, ranks_needed
-from genrecal_mcore.study.grid import Grid, Task
+from genrecal_mcore.study.course import COURSE_NAME, course_folder
+from genrecal_mcore.study.grid import DiagnoseConfig, Grid, Task
 from genrecal_mcore.study.trials import StageRun, Trial, runs_of
 from genrecal_mcore.training import is_finished
 
@@ -37,14 +40,11 @@ def jobs_of(grid: Grid, trials: Sequence[Trial]) -> list[Job]:
     """Return every job of the trials once, each behind those that it needs."""
     jobs = [_train_job(grid, run) for run in runs_of(list(trials))]
     jobs += [_evaluate_job(grid, trial) for trial in trials]
-    if grid.diagnose is not None:
-        chosen = [trial for trial in trials if trial.arm in grid.diagnose.arms]
-        jobs += [
-            _diagnose_job(run, grid.tasks[trial.task], num_samples=grid.diagnose.num_samples)
-            for trial in chosen
-            for run in trial.runs
-            if run.config.has_recalibrator
-        ]
+    for trial in trials:
+        if trial.arm in grid.courses:
+            jobs += [_course_job(grid, trial, run) for run in trial.runs]
+        if grid.diagnose is not None and trial.arm in grid.diagnose.arms:
+            jobs += _diagnose_jobs(grid, grid.diagnose, trial)
     return list({job.name: job for job in jobs}.values())
 
 
@@ -88,29 +88,53 @@ def _train_job(grid: Grid, run: StageRun) -> Job:
 
 
 def _evaluate_job(grid: Grid, trial: Trial) -> Job:
-    task, out = grid.tasks[trial.task], evaluation_folder(grid, trial)
-    command = ["evaluate", str(trial.runs[-1].folder if trial.runs else trial.untouched)]
-    command += ["--benchmark", f"{trial.task}={task.heldout.path}", "--images", str(task.heldout.images)]
-    command += ["--out", str(out)]
-    if task.max_new_tokens is not None:
-        command += ["--max-new-tokens", str(task.max_new_tokens)]
+    model = trial.runs[-1].folder if trial.runs else trial.untouched
+    out = evaluation_folder(grid, trial)
     return Job(
         name=evaluation_name(trial),
-        command=(sys.executable, *GENRECAL, *command),
+        command=_evaluate_command(grid, trial.task, model=model, out=out),
         needs=(trial.runs[-1].name,) if trial.runs else (),
-        is_done=lambda: (out / "scores.json").is_file(),
+        is_done=(out / SCORES_NAME).is_file,
     )
 
 
-def _diagnose_job(run: StageRun, task: Task, *, num_samples: int) -> Job:
+def _course_job(grid: Grid, trial: Trial, run: StageRun) -> Job:
+    out = course_folder(run.folder, trial.task)
+    return Job(
+        name=f"course_{run.name}_{trial.task}",
+        command=(*_evaluate_command(grid, trial.task, model=run.folder, out=out), "--every-checkpoint"),
+        needs=(run.name,),
+        is_done=(out / COURSE_NAME).is_file,
+    )
+
+
+def _evaluate_command(grid: Grid, name: str, *, model: Path, out: Path) -> tuple[str, ...]:
+    task = grid.tasks[name]
+    command = ["evaluate", str(model), "--benchmark", f"{name}={task.heldout.path}"]
+    command += ["--images", str(task.heldout.images), "--out", str(out)]
+    if task.max_new_tokens is not None:
+        command += ["--max-new-tokens", str(task.max_new_tokens)]
+    return (sys.executable, *GENRECAL, *command)
+
+
+def _diagnose_jobs(grid: Grid, wanted: DiagnoseConfig, trial: Trial) -> Iterator[Job]:
+    is_first = trial.seed == (grid.arms[trial.arm].seeds or grid.seeds)[0]
+    for run in trial.runs:
+        if run.config.has_recalibrator and run.config.stage in wanted.stages:
+            for step in (None, 0) if is_first else (None,):
+                yield _diagnose_job(run, grid.tasks[trial.task], step=step, num_samples=wanted.num_samples)
+
+
+def _diagnose_job(run: StageRun, task: Task, *, step: int | None, num_samples: int) -> Job:
     source = task.heldout
     command = ["diagnose", str(run.folder), "--data", str(source.path), "--images", str(source.images)]
     command += ["--num-samples", str(num_samples), "--overwrite"]
+    command += [] if step is None else ["--step", str(step)]
     return Job(
-        name=f"diagnose_{run.name}",
+        name=f"diagnose_{run.name}" + ("" if step is None else f"_step{step}"),
         command=(sys.executable, *GENRECAL, *command),
         needs=(run.name,),
-        is_done=lambda: (run.folder / "diagnostics.json").is_file(),
+        is_done=(diagnosis_folder(run.folder, step=step) / DIAGNOSTICS_NAME).is_file,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from genrecal_mcore.evaluation.results import SCORES_NAME
 from genrecal_mcore.study.grid import Grid
 from genrecal_mcore.study.jobs import evaluation_folder, evaluation_name
 from genrecal_mcore.study.running import Failure, read_failures
@@ -39,7 +40,7 @@ def _result(grid: Grid, trial: Trial, failures: Mapping[str, Failure]) -> dict[s
         if job in failures:
             reason = f"{job}: {failures[job].reason}"
             return trial.names | {"status": "failed", "reason": reason, "run": run}
-    scores = evaluation_folder(grid, trial) / "scores.json"
+    scores = evaluation_folder(grid, trial) / SCORES_NAME
     if not scores.is_file():
         return None
     found = json.loads(scores.read_text(encoding="utf-8"))[trial.task]

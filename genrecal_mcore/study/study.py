@@ -12,6 +12,7 @@ from pathlib import Path
 from genrecal_mcore.study.grid import Grid, Preparation
 from genrecal_mcore.study.jobs import deal, jobs_of
 from genrecal_mcore.study.processes import Commands
+from genrecal_mcore.study.report import study_report
 from genrecal_mcore.study.results import write_results
 from genrecal_mcore.study.running import Failure, Runner, run_jobs
 from genrecal_mcore.study.trials import trials_of
@@ -36,7 +37,7 @@ class Share:
 
 
 def run_study(grid: Grid, *, num_workers: int, share: Share = Share()) -> dict[str, Failure]:
-    """Do this share of the study, write results and summary, and return what failed, by job.
+    """Do this share of the study, write results, summary and report, and return what failed, by job.
 
     Finished runs are kept, those that were interrupted go on, those that failed are tried again. Raises
     `ConfigError` for arms that cannot be configured and `RuntimeError` when a preparation fails.
@@ -49,6 +50,7 @@ def run_study(grid: Grid, *, num_workers: int, share: Share = Share()) -> dict[s
     logger.info("%d jobs of %d trials, %d at once", len(jobs), len(trials), num_workers)
     failures = run_jobs(jobs, Runner(grid.out, Commands()), num_workers=num_workers)
     write_results(grid, trials)
+    study_report(grid.out)
     return failures
 
 

@@ -10,7 +10,9 @@ import yaml
 from safetensors.torch import load_file
 
 from genrecal_mcore.cli import main as command_line
+from genrecal_mcore.observability import diagnosed_steps
 from genrecal_mcore.study import load_grid, run_study
+from genrecal_mcore.study.course import course_folder, read_course
 from genrecal_mcore.training.checkpoint import checkpoints_of
 from tests.helpers.first_step import raw_config
 from tests.helpers.rank_pool import RankPool
@@ -66,7 +68,8 @@ def grid(
             "no_kl": {"stages": [1, 2], "stage_overrides": {2: {"loss.kl_weight": 0}}},
             "kl": {"method": "kl", "stages": [2]},
         },
-        "diagnose": {"arms": ["body"], "num_samples": 10},
+        "diagnose": {"arms": ["body"], "stages": [1], "num_samples": 10},
+        "courses": ["sft"],
     }
     path = root / "grid.yaml"
     path.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
@@ -100,14 +103,23 @@ def test_every_arm_has_a_result_or_the_reason_why_not(out: Path) -> None:
     assert "kl_stage2" in summary and "needs one tokenizer" in summary
 
 
-def test_stage_1_is_run_once_for_both_arms_and_only_chosen_runs_are_diagnosed(out: Path) -> None:
+def test_stage_1_is_run_once_for_both_arms_and_only_chosen_runs_are_looked_into(out: Path) -> None:
     runs = sorted(path.name.rpartition("_")[0] for path in (out / "runs").iterdir())
     assert runs == ["genrecal_stage1", "genrecal_stage2", "genrecal_stage2", "sft_stage2"]
     trials = json.loads((out / "study.json").read_text(encoding="utf-8"))["trials"]
     of_arm = {trial["arm"]: trial["runs"] for trial in trials}
     assert of_arm["body"]["1"] == of_arm["no_kl"]["1"] and of_arm["body"]["2"] != of_arm["no_kl"]["2"]
-    diagnosed = {path.parent for path in (out / "runs").glob("*/diagnostics.json")}
-    assert diagnosed == {Path(run) for run in of_arm["body"].values()}
+    assert [path.parent for path in (out / "runs").glob("*/diagnostics.json")] == [Path(of_arm["body"]["1"])]
+    assert list(diagnosed_steps(Path(of_arm["body"]["1"]))) == [0, STEPS]
+    course = read_course(course_folder(Path(of_arm["sft"]["2"]), "shapes"))
+    assert [(at.progress, at.step) for at in course] == [(1.5, 1), (2.0, 2)]
+    assert course[-1].value == results(out)["sft"]["value"]
+
+
+def test_the_report_has_the_summary_and_figures_of_what_was_asked_for(out: Path) -> None:
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "needs one tokenizer" in page and "Gains over sft" in page
+    assert {"gains.png", "courses.png", "losses.png"} < {path.name for path in (out / "figures").iterdir()}
 
 
 def test_a_body_that_learnt_without_adapters_is_exported_with_all_but_its_embeddings(

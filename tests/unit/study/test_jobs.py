@@ -30,7 +30,9 @@ def test_each_job_stands_once_behind_those_that_it_needs(jobs: list[Job]) -> Non
         assert all(names.index(need) < names.index(job.name) for need in job.needs)
     verbs = [job.command[3] for job in jobs if job.command[2] == "genrecal_mcore.cli.main"]
     # Two tasks x two seeds of SFT and of both stages, two more of the frozen arm; its stage 1 is shared.
-    assert verbs.count("evaluate") == 4 + 4 + 2 and verbs.count("diagnose") == 2 * 2
+    assert verbs.count("evaluate") == 4 + 4 + 2 and verbs.count("diagnose") == 2 * 2 + 2
+    begun = [job.name for job in jobs if "--step" in job.command]
+    assert all(name.endswith("_step0") for name in begun) and len(begun) == 2  # the first seed's
 
 
 def test_runs_of_one_rank_are_plain_processes_and_others_go_through_torchrun(jobs: list[Job]) -> None:
