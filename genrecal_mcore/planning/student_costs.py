@@ -79,7 +79,7 @@ def student_side(config: RunConfig, models: CountedModels) -> StudentSide:
         teacher_vocab_size=models.teacher.language.vocab_size if models.teacher else 0,
         recalibrator_layers=config.recalibrator.num_layers,
         own_answers=config.recalibrator.student_answers,
-        lora_r=config.student.lora.r,
+        lora_r=config.student.lora.r if config.student.lora else 0,
         checkpointed_layers=config.train.num_checkpointed(student.shapes.body.num_layers),
         accumulated_numel=learning_numel if config.keeps_whole_gradients else 0,
         reshards=config.train.reshard_after_forward,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genrecal_mcore.config import RunConfig, write_run_config
+from genrecal_mcore.data.index.layout import MANIFEST_NAME
 from genrecal_mcore.evaluation.results import SCORES_NAME
 from genrecal_mcore.observability import DIAGNOSTICS_NAME, diagnosis_folder
 from genrecal_mcore.planning import check_run, ranks_needed
@@ -34,11 +35,14 @@ class Job:
     """Called before the command; raises `ValueError` for what cannot work."""
     weight: int = 1
     """Training steps, for dealing jobs out."""
+    is_common: bool = False
+    """Whether every task that needs the job does it, one at a time: the others find it done."""
 
 
 def jobs_of(grid: Grid, trials: Sequence[Trial]) -> list[Job]:
     """Return every job of the trials once, each behind those that it needs."""
-    jobs = [_train_job(grid, run) for run in runs_of(list(trials))]
+    runs = runs_of(list(trials))
+    jobs = [_index_job(grid, run) for run in runs] + [_train_job(grid, run) for run in runs]
     jobs += [_evaluate_job(grid, trial) for trial in trials]
     for trial in trials:
         if trial.arm in grid.courses:
@@ -52,12 +56,18 @@ def evaluation_folder(grid: Grid, trial: Trial) -> Path:
     """Return where a trial's answers and scores lie: in the last run's folder, if there is one."""
     if trial.runs:
         return trial.runs[-1].folder / "evaluation" / trial.task
-    return grid.out / "untouched" / f"{trial.untouched.name}_{trial.task}"
+    return grid.out / "untouched" / f"{trial.untouched_name}_{trial.task}"
+
+
+def jobs_behind(trial: Trial) -> tuple[str, ...]:
+    """Return the names of all jobs that a trial's accuracy comes from, in their order."""
+    indexes = [_index_name(run) for run in trial.runs]
+    return (*indexes, *(run.name for run in trial.runs), evaluation_name(trial))
 
 
 def evaluation_name(trial: Trial) -> str:
     """Return the name of the job that asks a trial's student."""
-    model = trial.runs[-1].name if trial.runs else f"untouched_{trial.untouched.name}"
+    model = trial.runs[-1].name if trial.runs else f"untouched_{trial.untouched_name}"
     return f"evaluate_{model}_{trial.task}"
 
 
@@ -70,6 +80,26 @@ def train_command(config: RunConfig, path: Path) -> tuple[str, ...]:
     return (sys.executable, *launcher, *GENRECAL, "train", str(path), "--resume-or-begin")
 
 
+def _index_name(run: StageRun) -> str:
+    assert run.config.data.index is not None
+    return f"index_{run.config.data.index.name}"
+
+
+def _index_job(grid: Grid, run: StageRun) -> Job:
+    """Return the job that checks a run's samples once for all runs with the same data and models."""
+    folder, name = run.config.data.index, _index_name(run)
+    assert folder is not None
+    path = grid.out / "configs" / f"{name}.yaml"
+    return Job(
+        name=name,
+        command=(sys.executable, *GENRECAL, "data", "index", str(path)),
+        is_done=(folder / MANIFEST_NAME).is_file,
+        prepare=lambda: write_run_config(run.config, path),
+        weight=0,
+        is_common=True,
+    )
+
+
 def _train_job(grid: Grid, run: StageRun) -> Job:
     path = grid.out / "configs" / f"{run.name}.yaml"
 
@@ -80,7 +110,7 @@ def _train_job(grid: Grid, run: StageRun) -> Job:
     return Job(
         name=run.name,
         command=train_command(run.config, path),
-        needs=(run.parent.name,) if run.parent else (),
+        needs=(_index_name(run), *((run.parent.name,) if run.parent else ())),
         is_done=lambda: is_finished(run.config),
         prepare=prepare,
         weight=run.config.train.steps,
@@ -140,13 +170,16 @@ def _diagnose_job(run: StageRun, task: Task, *, step: int | None, num_samples: i
 
 def deal(jobs: Sequence[Job], *, task: int, num_tasks: int) -> list[Job]:
     """Return the share of task 1..`num_tasks`: whole groups of jobs that need each other, the largest dealt
-    out first, each to the task with the fewest training steps so far.
+    out first, each to the task with the fewest training steps so far; before them what all have in common.
     """
+    common = {job.name: job for job in jobs if job.is_common}
     shares: list[list[Job]] = [[] for _ in range(num_tasks)]
-    groups = sorted(_groups(jobs), key=_weight, reverse=True)
+    groups = sorted(_groups([job for job in jobs if not job.is_common]), key=_weight, reverse=True)
     for group in groups:
         min(shares, key=_weight).extend(group)
-    return shares[task - 1]
+    own = shares[task - 1]
+    needed = dict.fromkeys(name for job in own for name in job.needs if name in common)
+    return [*(common[name] for name in needed), *own]
 
 
 def _weight(jobs: Iterable[Job]) -> int:
@@ -158,7 +191,8 @@ def _groups(jobs: Sequence[Job]) -> list[list[Job]]:
     group_of: dict[str, list[Job]] = {}
     for job in jobs:
         merged = [job]
-        for group in {id(group_of[name]): group_of[name] for name in job.needs}.values():
+        needed = [group_of[name] for name in job.needs if name in group_of]
+        for group in {id(group): group for group in needed}.values():
             merged = group + merged
         group_of |= {member.name: merged for member in merged}
     return list({id(group): group for group in group_of.values()}.values())

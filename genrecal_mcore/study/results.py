@@ -12,7 +12,7 @@ from typing import Any
 
 from genrecal_mcore.evaluation.results import SCORES_NAME
 from genrecal_mcore.study.grid import Grid
-from genrecal_mcore.study.jobs import evaluation_folder, evaluation_name
+from genrecal_mcore.study.jobs import evaluation_folder, jobs_behind
 from genrecal_mcore.study.running import Failure, read_failures
 from genrecal_mcore.study.statistics import rows_of
 from genrecal_mcore.study.summary import summary_csv, summary_markdown
@@ -36,7 +36,7 @@ def write_results(grid: Grid, trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def _result(grid: Grid, trial: Trial, failures: Mapping[str, Failure]) -> dict[str, Any] | None:
     run = str(trial.runs[-1].folder if trial.runs else trial.untouched)
-    for job in (*(run.name for run in trial.runs), evaluation_name(trial)):
+    for job in jobs_behind(trial):
         if job in failures:
             reason = f"{job}: {failures[job].reason}"
             return trial.names | {"status": "failed", "reason": reason, "run": run}

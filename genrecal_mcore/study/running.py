@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from genrecal_mcore.study.jobs import Job
+from genrecal_mcore.study.locks import locked
 from genrecal_mcore.study.processes import Commands
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,12 @@ class Runner:
 
     def run(self, job: Job) -> Failure | None:
         """Run one job unless it is done; return why it failed, if it did, after writing that down."""
+        if job.is_common:
+            with locked(self.logs / f"{job.name}.lock"):
+                return self._run_and_record(job)
+        return self._run_and_record(job)
+
+    def _run_and_record(self, job: Job) -> Failure | None:
         record = self.failed / f"{job.name}.json"
         record.unlink(missing_ok=True)
         failure = None if job.is_done() else self._run(job)

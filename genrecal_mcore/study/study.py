@@ -1,16 +1,14 @@
 """Runs a study from its grid: prepares, trains, asks, summarises; goes on with whatever is there."""
 
-import fcntl
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from genrecal_mcore.study.grid import Grid, Preparation
 from genrecal_mcore.study.jobs import deal, jobs_of
+from genrecal_mcore.study.locks import locked
 from genrecal_mcore.study.processes import Commands
 from genrecal_mcore.study.report import study_report
 from genrecal_mcore.study.results import write_results
@@ -45,7 +43,7 @@ def run_study(grid: Grid, *, num_workers: int, share: Share = Share()) -> dict[s
     trials = trials_of(grid)
     jobs = deal(jobs_of(grid, trials), task=share.task, num_tasks=share.num_tasks)
     grid.out.mkdir(parents=True, exist_ok=True)
-    with _locked(grid.out / ".prepare.lock"):
+    with locked(grid.out / ".prepare.lock"):
         prepare(grid.prepare)
     logger.info("%d jobs of %d trials, %d at once", len(jobs), len(trials), num_workers)
     failures = run_jobs(jobs, Runner(grid.out, Commands()), num_workers=num_workers)
@@ -67,11 +65,3 @@ def prepare(preparations: Sequence[Preparation]) -> None:
                 f"prepare: {' '.join(preparation.command)} ended with exit code {code} and "
                 f"{'with' if preparation.creates.exists() else 'without'} {preparation.creates}"
             )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time in: the tasks of an array begin together."""
-    with path.open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genrecal_mcore.config import ConfigError, RunConfig, load_run_config
+from genrecal_mcore.data.index.inputs import SETTINGS
 from genrecal_mcore.study.grid import Arm, Grid, StageNumber
 
 DIGEST_LENGTH = 10
@@ -48,6 +49,11 @@ class Trial:
     """One a stage, in order."""
     untouched: Path
     """What is asked where there are no runs."""
+
+    @property
+    def untouched_name(self) -> str:
+        """A name for what is asked where there are no runs, which no other folder of that name has."""
+        return f"{self.untouched.name}_{_digest_of(str(self.untouched))}"
 
     @property
     def names(self) -> dict[str, Any]:
@@ -113,10 +119,25 @@ def _stage_run(grid: Grid, stage: StageNumber, wanted: dict[str, Any], parent: S
     config = load_run_config(grid.stages[stage], overrides)
     digest = _digest(config, parent)
     run = config.run.model_copy(update={"dir": runs / f"{config.method}_stage{stage}_{digest}"})
-    return StageRun(config=config.model_copy(update={"run": run}), parent=parent, digest=digest)
+    index = config.data.index or grid.out / "indexes" / _index_digest(config)
+    data = config.data.model_copy(update={"index": index})
+    return StageRun(config=config.model_copy(update={"run": run, "data": data}), parent=parent, digest=digest)
 
 
 def _digest(config: RunConfig, parent: StageRun | None) -> str:
-    content = config.model_dump(mode="json", exclude={"run", "init_from"})
+    content = config.model_dump(mode="json", exclude={"run": True, "init_from": True, "data": {"index"}})
     content["parent"] = parent.digest if parent else None
+    return _digest_of(content)
+
+
+def _index_digest(config: RunConfig) -> str:
+    """Return the digest of what decides which samples an index holds, and how long they are."""
+    content: dict[str, Any] = config.data.model_dump(mode="json", include={"sources", *SETTINGS})
+    content["student"] = str(config.student.checkpoint)
+    content["teacher"] = str(config.teacher.checkpoint) if config.teacher else None
+    content["student_answers"] = config.recalibrator.student_answers
+    return _digest_of(content)
+
+
+def _digest_of(content: Any) -> str:
     return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGEST_LENGTH]

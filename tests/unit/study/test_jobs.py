@@ -36,6 +36,7 @@ def test_each_job_stands_once_behind_those_that_it_needs(jobs: list[Job]) -> Non
 
 
 def test_runs_of_one_rank_are_plain_processes_and_others_go_through_torchrun(jobs: list[Job]) -> None:
+    assert [job.command[3:5] for job in jobs[:4]] == [("data", "index")] * 4  # two tasks, two sets of models
     train = {job.name.partition("_")[0]: job.command for job in jobs if "train" in job.command}
     assert train["sft"][:4] == (sys.executable, "-m", "genrecal_mcore.cli.main", "train")
     assert train["genrecal"][2:5] == ("torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -45,11 +46,12 @@ def test_runs_of_one_rank_are_plain_processes_and_others_go_through_torchrun(job
 @pytest.mark.parametrize("num_tasks", [1, 3, 20])
 def test_tasks_share_out_all_jobs_and_none_needs_another_tasks(jobs: list[Job], num_tasks: int) -> None:
     shares = [deal(jobs, task=task, num_tasks=num_tasks) for task in range(1, num_tasks + 1)]
-    dealt = [job.name for share in shares for job in share]
-    assert sorted(dealt) == sorted(job.name for job in jobs)
+    dealt = [job.name for share in shares for job in share if not job.is_common]
+    assert sorted(dealt) == sorted(job.name for job in jobs if not job.is_common)
     for share in shares:
         own = {job.name for job in share}
         assert all(need in own for job in share for need in job.needs)
+        assert len(own) == len(share)
     if num_tasks == 3:
         steps = [sum(job.weight for job in share) for share in shares]
         assert max(steps) < 2 * min(steps)
