@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-PRELOADED = ["genrecal_mcore.study.preload"]
+PRELOADED = ["genrecal_mcore.cli.preload"]
 THREADS = "OMP_NUM_THREADS"
 
 
