@@ -170,11 +170,10 @@ def _method_contradictions(config: RunConfig) -> Iterator[str]:
 def _recalibrator_contradictions(config: RunConfig) -> Iterator[str]:
     recalibrator, usual = config.recalibrator, RecalibratorConfig()
     answer_input = recalibrator.answer_input
-    if config.method != "genrecal" and answer_input != usual.answer_input:
-        yield (
-            f"recalibrator.answer_input is {answer_input}, but method {config.method} has no Recalibrator; "
-            "remove it"
-        )
+    for key in ("answer_input", "extra_norm"):
+        value = getattr(recalibrator, key)
+        if config.method != "genrecal" and value != getattr(usual, key):
+            yield f"recalibrator.{key} is {value}, but method {config.method} has no Recalibrator; remove it"
     if recalibrator.student_answers and answer_input != "embeddings":
         yield (
             f"recalibrator.student_answers is true, but recalibrator.answer_input is {answer_input}: the "

@@ -12,7 +12,7 @@ from typing import Any
 
 from genrecal_mcore.evaluation.results import SCORES_NAME
 from genrecal_mcore.study.grid import Grid
-from genrecal_mcore.study.jobs import evaluation_folder, jobs_behind
+from genrecal_mcore.study.jobs import evaluation_folder, jobs_behind, jobs_of
 from genrecal_mcore.study.running import Failure, read_failures
 from genrecal_mcore.study.statistics import rows_of
 from genrecal_mcore.study.summary import summary_csv, summary_markdown
@@ -24,7 +24,8 @@ def write_results(grid: Grid, trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
     A trial that neither failed nor has a score is left out: another task of the study has it.
     """
-    failures = read_failures(grid.out)
+    found = read_failures(grid.out)
+    failures = {job.name: found[job.name] for job in jobs_of(grid, trials) if job.name in found}
     lines = [line for trial in trials if (line := _result(grid, trial, failures)) is not None]
     rows = rows_of(lines, reference=grid.reference)
     _write(grid.out / "results.jsonl", "".join(json.dumps(line) + "\n" for line in lines))

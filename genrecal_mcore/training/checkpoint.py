@@ -82,7 +82,7 @@ def latest_checkpoint(run_dir: Path) -> Path | None:
 def is_finished(config: RunConfig) -> bool:
     """Return whether a run has left the checkpoint of its last step."""
     newest = latest_checkpoint(config.run.dir)
-    return newest is not None and read_run_state(newest).step == config.train.steps
+    return newest is not None and step_of(newest) == config.train.steps
 
 
 def checkpoints_of(run_dir: Path) -> list[Path]:

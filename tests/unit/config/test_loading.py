@@ -111,6 +111,10 @@ def test_contradictions_are_reported_beside_unknown_keys(stage_1: Path) -> None:
             "loss.position_weighting is boundary_and_rest, but method kl has no Recalibrator",
         ),
         (
+            ["method=sft", "stage=2", "recalibrator.extra_norm=false"],
+            "recalibrator.extra_norm is False, but method sft has no Recalibrator; remove it",
+        ),
+        (
             ["method=kl", "stage=2", "loss.ce_weight=0.5"],
             "loss.ce_weight is 0.5, but method kl has no Recalibrator, whose cross entropy it weighs; remove",
         ),

@@ -33,6 +33,12 @@ CASES = {
         "recalibrator": {"answer_input": "embeddings", "student_answers": True},
     },
     "stage2": {"stage": 2},
+    "stage2-body": {"stage": 2, "student": {"lora": None}},
+    "stage2-body-keeps": {
+        "stage": 2,
+        "student": {"lora": None},
+        "train": {"gradient_checkpointing": False},
+    },
     "stage2-frozen-recalibrator": {"stage": 2, "recalibrator": {"learns_in_stage_2": False}},
     "stage2-keeps": {"stage": 2, "train": {"gradient_checkpointing": False}},
     "stage2-whole": {"stage": 2, "train": {"reshard_after_forward": False}},

@@ -1,5 +1,6 @@
 """Jobs of small real commands."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,9 +73,11 @@ def test_what_cannot_work_is_refused_before_it_starts(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_study_ends_what_it_started(tmp_path: Path) -> None:
-    endless = job(tmp_path, "endless", "import time\nwhile True: time.sleep(1)")
+    os.mkfifo(tmp_path / "has_begun")
+    endless = job(tmp_path, "endless", f"open({str(tmp_path / 'has_begun')!r}, 'w')\nwhile True: pass")
 
     def interrupt() -> None:
+        (tmp_path / "has_begun").read_text()  # waits until the other one writes
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
