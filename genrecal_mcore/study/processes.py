@@ -11,18 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
 
 PRELOADED = ["genrecal_mcore.cli.preload"]
 THREADS = "OMP_NUM_THREADS"
-
-
-class RunningCommand(Protocol):
-    """What both kinds of process can do."""
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
 
 
 class Commands:
@@ -34,7 +28,7 @@ class Commands:
         os.environ.setdefault(THREADS, "1")
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(PRELOADED)
-        self._running: set[RunningCommand] = set()
+        self._running: set[BaseProcess | subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._is_closed = False
 
@@ -46,9 +40,18 @@ class Commands:
                 raise RuntimeError("the study was stopped")
             process = self._forked(command, log) if is_forked else _started(command, log)
             self._running.add(process)
-        code = _wait(process)
+        if isinstance(process, subprocess.Popen):
+            code = process.wait()
+        else:
+            wait([process.sentinel])
         with self._lock:
             self._running.remove(process)
+            if isinstance(process, BaseProcess):
+                # Starting a process reads the exit codes of all that have ended: of two threads that read the
+                # same code at once, one finds none.
+                process.join()
+                assert process.exitcode is not None
+                code = process.exitcode
         return code
 
     def end_all(self) -> None:
@@ -58,7 +61,7 @@ class Commands:
             for process in self._running:
                 process.terminate()
 
-    def _forked(self, command: Sequence[str], log: Path) -> multiprocessing.process.BaseProcess:
+    def _forked(self, command: Sequence[str], log: Path) -> BaseProcess:
         process = self._fork.Process(target=_run_module, args=(command[2], command[3:], log))
         process.start()
         return process
@@ -67,15 +70,6 @@ class Commands:
 def _started(command: Sequence[str], log: Path) -> subprocess.Popen:
     with log.open("w", encoding="utf-8") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-
-
-def _wait(process: RunningCommand) -> int:
-    if isinstance(process, subprocess.Popen):
-        return process.wait()
-    assert isinstance(process, multiprocessing.process.BaseProcess)
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
 
 
 def _run_module(module: str, arguments: Sequence[str], log: Path) -> None:

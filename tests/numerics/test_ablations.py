@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from genrecal_mcore.config import RunConfig
+from genrecal_mcore.training.student_assembly import build_student_module
 from tests.helpers.covering import Case
 from tests.helpers.first_step import compare_with_reference, first_step, pair_folders, raw_config
 from tests.helpers.one_tokenizer import make_models_of_one_tokenizer
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.training_run import train_run
-from tests.numerics.conftest import PAIRS
+from tests.numerics.conftest import PAIRS, Pair
 
 TO_QWEN2, TO_LLAMA = PAIRS
 CASES: dict[str, Case] = {
@@ -91,3 +94,15 @@ def test_a_baseline_with_a_weight_that_teaches_the_body_equals_the_reference(
     config = config_of({**case, "student": {"lora": None}}, folders, tmp_path / "run") | {"method": "kl"}
     results = rank_pool.run(first_step, num_ranks(config), config)
     compare_with_reference(results, {**objective(case), "method": "kl"}, folders)
+
+
+@pytest.mark.distributed
+def test_a_recalibrator_with_more_parts_than_the_run_before_left_is_refused(
+    folders: dict[str, Path], stage1_runs: dict[Pair, Path]
+) -> None:
+    config = config_of(
+        {"pair": TO_LLAMA, "stage": 2, "recalibrator": {"num_layers": 3}}, folders, Path("run")
+    )
+    config["init_from"] = stage1_runs[TO_LLAMA]
+    with pytest.raises(ValueError, match=r"left a Recalibrator without rec_body\.layers\.2\..*num_layers"):
+        build_student_module(RunConfig.model_validate(config), device=torch.device("cpu"))
