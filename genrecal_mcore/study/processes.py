@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -59,7 +60,8 @@ class Commands:
         with self._lock:
             self._is_closed = True
             for process in self._running:
-                process.terminate()
+                with suppress(ProcessLookupError):  # it has just ended
+                    process.terminate()
 
     def _forked(self, command: Sequence[str], log: Path) -> BaseProcess:
         process = self._fork.Process(target=_run_module, args=(command[2], command[3:], log))

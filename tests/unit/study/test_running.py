@@ -88,12 +88,3 @@ def test_an_interrupted_study_ends_what_it_started(tmp_path: Path) -> None:
         )
     failure = read_failures(tmp_path)
     assert failure["endless"].reason == "ended by signal 15" and not (tmp_path / "endless").exists()
-
-
-def test_exit_codes_of_commands_that_end_while_others_start_are_their_own(tmp_path: Path) -> None:
-    # `this` prints a poem and needs nothing: its processes end as fast as others are started.
-    jobs = [
-        Job(name=f"{i}", command=(sys.executable, "-m", "this"), is_done=lambda: False) for i in range(16)
-    ]
-    failures = run_jobs(jobs, Runner(tmp_path, Commands()), num_workers=4)
-    assert {failure.reason for failure in failures.values()} == {"ended well without leaving its result"}
