@@ -10,7 +10,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,11 +33,22 @@ from prepare_data import (
 )
 from tiny_models import write_student, write_teacher
 
-from genrecal_mcore.data import ImageFile, ModelProcessor, RenderedSample, Sample, Turn, load_processor
+from genrecal_mcore.data import (
+    ImageFile,
+    ModelProcessor,
+    RenderedSample,
+    Sample,
+    Turn,
+    label_positions,
+    load_processor,
+)
 from genrecal_mcore.evaluation import BenchmarkFile, EvaluationSettings, evaluate_model
+from genrecal_mcore.models import Packing, student_body, use_packed_attention
 from genrecal_mcore.models.vision import image_features, scatter_features
 
 BATCH_SIZE = 64
+IMAGE_SIZE = (64, 64)
+"""Of every easy-VQA image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,16 +141,28 @@ def train_language(model: PreTrainedModel, processor: ModelProcessor, data: Path
     with torch.no_grad():
         rows = torch.arange(len(images.labels)).split(BATCH_SIZE)
         features = torch.cat([features_of(model, images, chunk) for chunk in rows])
-    size = Image.open(source_dir() / "train" / "images" / "0.png").size
     rendered = [
-        (render(processor, record, size), image) for record, image in read_records(data, images.numbers)
+        (render(processor, record, IMAGE_SIZE), features[image])
+        for record, image in read_records(data, images.numbers)
     ]
+    learn_to_answer(model, processor, rendered, budget)
+
+
+def learn_to_answer(
+    model: PreTrainedModel,
+    processor: ModelProcessor,
+    rendered: Sequence[tuple[RenderedSample, torch.Tensor]],
+    budget: Budget,
+) -> None:
+    """Teach the language model samples with the features `[tokens, h]` of their image."""
+    use_packed_attention(model.model.language_model.config)
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
     for step in range(budget.language_steps):
         set_rate(optimizer, budget.learning_rate, step, budget.language_steps)
         chosen = random.sample(rendered, BATCH_SIZE)
-        loss = answer_loss(model, processor, [s for s, _ in chosen], features[[row for _, row in chosen]])
+        features = torch.cat([of_image for _, of_image in chosen])
+        loss = answer_loss(model, processor, [sample for sample, _ in chosen], features)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -151,21 +174,17 @@ def train_language(model: PreTrainedModel, processor: ModelProcessor, data: Path
 def answer_loss(
     model: PreTrainedModel, processor: ModelProcessor, chosen: list[RenderedSample], features: torch.Tensor
 ) -> torch.Tensor:
-    """Return the mean cross entropy of the answer tokens, given image features `[b, tokens, h]`."""
+    """Return the mean cross entropy of the answer tokens, given the image features `[n, h]` of all samples.
+
+    The language model attends as `use_packed_attention` says: collated samples are one sequence.
+    """
     batch = processor.collate(chosen)
     embeddings = model.get_input_embeddings()(batch.input_ids)
-    embeddings = scatter_features(
-        embeddings, batch.input_ids, features.flatten(0, 1), processor.image_token_id
-    )
-    hidden_states = model.model.language_model(
-        inputs_embeds=embeddings, position_ids=batch.position_ids, attention_mask=None, use_cache=False
-    ).last_hidden_state
-    labels = torch.full_like(batch.input_ids, -100)
-    for row, spans in enumerate(batch.answer_spans):
-        for start, end in spans:
-            labels[row, start:end] = batch.input_ids[row, start:end]
-    logits = model.lm_head(hidden_states[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    embeddings = scatter_features(embeddings, batch.input_ids, features, processor.image_token_id)
+    packing = Packing.of(batch.bounds, embeddings.device)
+    hidden_states = student_body(model, embeddings, batch.position_ids, packing)
+    positions = label_positions(batch)
+    return F.cross_entropy(model.lm_head(hidden_states[positions]), batch.input_ids[0, positions + 1])
 
 
 def read_records(data: Path, numbers: dict[int, int]) -> Iterator[tuple[dict, int]]:
