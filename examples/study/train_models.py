@@ -7,6 +7,7 @@ study's first student is the demo's, as it is: what it lacks is language, not si
 """
 
 import random
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,9 +121,9 @@ def main(
     num_each = recipe.budget.num_samples // len(TASKS)
     records = [r for task in TASKS for r in task_records(task, "train", num_samples=num_each, seed=seed)]
     learn_to_answer(model, processor, list(samples(model, processor, records)), recipe.budget)
-    model.save_pretrained(out / f"{role}_hf")
-    processor.tokenizer.save_pretrained(out / f"{role}_hf")
-    processor.image_processor.save_pretrained(out / f"{role}_hf")
+    folder = out / f"{role}_hf"
+    shutil.copytree(recipe.start, folder, dirs_exist_ok=True)
+    model.save_pretrained(folder)
     num_parameters = sum(p.numel() for p in model.parameters())
     print(f"{role}: {num_parameters} parameters, {time.process_time() - started:.0f} s of one core")
 
