@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from PIL import Image
-from tasks import TASKS, TURNS, source_dir, task_records
+from tasks import TASKS, TURNS, Task, source_dir, task_records
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "demo"))
@@ -40,6 +40,7 @@ class Recipe:
     budget: Budget
     layers: tuple[int, ...] | None = None
     """Decoder layers to keep; all if left out."""
+    tasks: tuple[Task, ...] = TASKS
 
 
 RECIPES = {
@@ -53,8 +54,9 @@ RECIPES = {
     ),
     "short_student": Recipe(
         start=DEMO / "teacher_hf",
-        budget=Budget(vision_steps=0, language_steps=60, num_samples=3000),
+        budget=Budget(vision_steps=0, language_steps=20, num_samples=1600),
         layers=(0, 3),
+        tasks=("short", "sentences"),
     ),
 }
 
@@ -118,8 +120,12 @@ def main(
     model = AutoModelForImageTextToText.from_pretrained(recipe.start, dtype=torch.float32)
     if recipe.layers is not None:
         keep_layers(model, recipe.layers)
-    num_each = recipe.budget.num_samples // len(TASKS)
-    records = [r for task in TASKS for r in task_records(task, "train", num_samples=num_each, seed=seed)]
+    num_each = recipe.budget.num_samples // len(recipe.tasks)
+    records = [
+        record
+        for task in recipe.tasks
+        for record in task_records(task, "train", num_samples=num_each, seed=seed)
+    ]
     learn_to_answer(model, processor, list(samples(model, processor, records)), recipe.budget)
     folder = out / f"{role}_hf"
     shutil.copytree(recipe.start, folder, dirs_exist_ok=True)
