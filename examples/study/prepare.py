@@ -3,8 +3,7 @@
 Example: python examples/study/prepare.py --out runs/study_small
 
 Each task has data/TASK_train.jsonl and data/TASK_heldout.jsonl; held-out questions are about easy-VQA's test
-images, which no training sample shows. For the question what a domain is worth, the training samples of each
-lie in data/TASK_train_DOMAIN.jsonl too.
+images, which no training sample shows.
 """
 
 import json
@@ -40,9 +39,6 @@ def write_data(folder: Path, *, num_train: int, num_heldout: int, seed: int = 0)
     for task in TASKS:
         train = task_records(task, "train", num_samples=num_train, seed=seed)
         _write_lines(folder / f"{task}_train.jsonl", train)
-        for domain in sorted({record["domain"] for record in train}):
-            of_domain = (record for record in train if record["domain"] == domain)
-            _write_lines(folder / f"{task}_train_{domain}.jsonl", of_domain)
         heldout = task_records(task, "test", num_samples=num_heldout, seed=seed)
         _write_lines(folder / f"{task}_heldout.jsonl", heldout)
     write_images(folder / "images" / "train", "train", TURNS)
