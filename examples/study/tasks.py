@@ -1,8 +1,8 @@
 """The small study's three tasks, as records in the LLaVA format made from easy-VQA's questions and labels.
 
 `short`: easy-VQA's own questions with answers of one word, seven in ten yes or no. `sentences`: the same
-questions answered in a sentence about the image. `names`: what is shown, one of 24 colours and shapes that are
-about as frequent as each other, so that nothing but the image says which.
+questions answered in a sentence about the image. `names`: what is shown, one of 24 colors and shapes,
+each about as frequent as the others, so that nothing but the image says which.
 """
 
 import random
