@@ -41,6 +41,7 @@ class Recipe:
     layers: tuple[int, ...] | None = None
     """Decoder layers to keep; all if left out."""
     tasks: tuple[Task, ...] = TASKS
+    """What it is taught."""
 
 
 RECIPES = {
