@@ -187,7 +187,12 @@ def test_what_is_wrong_with_a_list_of_sources_is_named(stage_1: Path, tmp_path: 
     assert "data.sources.1.wait is not a key; the nearest is data.sources.weight" in text
 
 
-@pytest.mark.parametrize("path", sorted(Path("examples/configs").glob("*.yaml")), ids=lambda path: path.stem)
+EXAMPLES = Path("examples/configs")
+RUNS = sorted([*EXAMPLES.glob("[!s]*.yaml"), *EXAMPLES.glob("study/*.yaml")])
+"""Not the grids of studies."""
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_every_example_is_a_valid_run(path: Path) -> None:
     load_run_config(path)
 

@@ -15,6 +15,12 @@ def trials(raw: dict[str, Any], write: Write) -> dict[tuple[str, str, int], Tria
     return {(trial.arm, trial.task, trial.seed): trial for trial in trials_of(load_grid(write(raw)))}
 
 
+@pytest.mark.parametrize("path", sorted(Path("examples/configs").glob("study_*.yaml")), ids=lambda p: p.stem)
+def test_every_example_is_a_grid_of_valid_runs(path: Path) -> None:
+    grid = load_grid(path)
+    assert {trial.arm for trial in trials_of(grid)} == set(grid.arms)
+
+
 def test_arms_share_the_runs_that_are_equal_and_no_others(raw_grid: dict[str, Any], write: Write) -> None:
     found = trials(raw_grid, write)
     genrecal, frozen = (found[arm, "names", 0].runs for arm in ("genrecal", "frozen"))
