@@ -76,6 +76,7 @@ def test_a_stage_without_a_teacher_is_profiled_without_one(
     assert call(monkeypatch, "plan", config, *keys) == 0
 
 
+@pytest.mark.slow
 def test_a_baseline_is_profiled_with_both_heads_and_no_recalibrator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,9 @@ def train_and_die(raw_config: dict[str, Any], dying_rank: int, seconds: float) -
     timer.cancel()
 
 
-@pytest.mark.parametrize("num_kills", [5, pytest.param(200, marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "num_kills", [pytest.param(5, marks=pytest.mark.slow), pytest.param(200, marks=pytest.mark.faults)]
+)
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_metrics_of_an_undisturbed_one(
     num_kills: int, tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
 ) -> None:
