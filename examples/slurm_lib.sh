@@ -17,7 +17,7 @@ fi
 
 # Before the time limit or a preemption Slurm sends USR1 (--signal=B:USR1@...). The ranks see this file, finish their step,
 # write a checkpoint (or their shards) and leave; the job goes back into the queue and, once started again, on from there.
-STOP_FILE=$PWD/.stop_$SLURM_JOB_ID
+export STOP_FILE=$PWD/.stop_$SLURM_JOB_ID
 
 # What every rank runs, with options of its own that plan does not know.
 VERB=(train --resume-or-begin)
@@ -29,7 +29,7 @@ launch() {
     shift 3
     MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
-    rm -f "$STOP_FILE"
+    rm -f "$STOP_FILE" "$STOP_FILE.obeyed"
     trap 'echo "$(date +%T) asked to stop: the step ends and is saved"; touch "$STOP_FILE"' USR1
 
     # A layout that does not fit ends here, in seconds.
@@ -42,9 +42,18 @@ launch() {
     "${SRUN[@]}" bash -c '
         ranks=$STUDENT_RANKS
         if ((SLURM_NODEID < TEACHER_NODES)); then ranks=$TEACHER_RANKS; fi
-        exec python -m torch.distributed.run --nnodes="$SLURM_NNODES" --node-rank="$SLURM_NODEID" \
+        code=0
+        trap : TERM # torchrun gets it too, and is waited for
+        python -m torch.distributed.run --nnodes="$SLURM_NNODES" --node-rank="$SLURM_NODEID" \
             --nproc-per-node="$ranks" --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" \
-            -m genrecal_mcore.cli.main "$@"' \
+            -m genrecal_mcore.cli.main "$@" || code=$?
+        # Ranks that left as asked are no failure: a step that srun has to kill may be killed again a minute later,
+        # when the job has begun anew and its steps have the same numbers.
+        if [[ -e $STOP_FILE ]] && ((code != 0)); then
+            touch "$STOP_FILE.obeyed"
+            code=0
+        fi
+        exit "$code"' \
         bash "${VERB[@]}" "$@" --stop-file "$STOP_FILE" & # in the background: bash then takes signals at once
     local run=$! code=0
     wait "$run" || code=$?
@@ -53,8 +62,8 @@ launch() {
         wait "$run" || code=$?
     done
 
-    if [[ -e $STOP_FILE ]] && ((code != 0)); then
-        rm -f "$STOP_FILE"
+    if [[ -e $STOP_FILE.obeyed ]]; then
+        rm -f "$STOP_FILE" "$STOP_FILE.obeyed"
         echo "$(date +%T) preempted: job $SLURM_JOB_ID goes back into the queue"
         scontrol requeue "$SLURM_JOB_ID"
         exit 75 # EX_TEMPFAIL, seen where the job may not be requeued
