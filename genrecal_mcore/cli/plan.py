@@ -33,24 +33,14 @@ def plan(
 
     Without: genrecal plan --teacher internvl2.5-78b --student internvl2.5-8b --gpus 256 --gpu a100-80g
     """
+    given = dict(locals())
     if gpu_memory_gib is not None and gpu_memory_gib <= 0:
         raise ValueError(f"--gpu-memory-gib must be above 0, found {gpu_memory_gib:g}")
     keys = list(overrides or [])
     if config is not None and "=" in str(config):  # a key to change, not a file
         keys.insert(0, str(config))
         config = None
-    about_layouts = {"--teacher": teacher, "--student": student, "--gpus": gpus, "--stage": stage}
-    about_layouts |= {"--samples-per-step": samples_per_step, "--top": top}
-    about_a_run = {"--ranks": ranks, "--teacher-ranks-per-node": teacher_ranks_per_node}
-    about_a_run |= {"--gpu-memory-gib": gpu_memory_gib}
-    about_time = {"--samples": samples, "--profile": profile, "--teacher-tokens": teacher_tokens}
-    about_time |= {"--student-tokens": student_tokens, "--answer-tokens": answer_tokens}
-    if config is None:
-        options.refuse_given(about_a_run, "only a run is checked so; name its CONFIG")
-    else:
-        options.refuse_given(about_layouts, "only layouts are proposed so; leave CONFIG out")
-    if gpu is None:
-        options.refuse_given(about_time, "only times are predicted so; name a --gpu")
+    options.refuse_idle_options(given, has_run=config is not None)
     run_config = load_run_config(config, keys) if config is not None else None
     quiet_imports()
     from genrecal_mcore.cli.plan_layouts import LayoutQuestion, propose_layouts

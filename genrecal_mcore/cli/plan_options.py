@@ -1,6 +1,6 @@
 """The options of `genrecal plan`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -48,8 +48,22 @@ ProfileFile = Annotated[
 Top = Annotated[int | None, typer.Option(min=1, help="Layouts to show; 5 if left out.")]
 
 
-def refuse_given(options: Mapping[str, object], because: str) -> None:
+ABOUT_A_RUN = ("ranks", "teacher_ranks_per_node", "gpu_memory_gib")
+ABOUT_LAYOUTS = ("teacher", "student", "gpus", "stage", "samples_per_step", "top")
+ABOUT_TIME = ("samples", "profile", "teacher_tokens", "student_tokens", "answer_tokens")
+
+
+def refuse_idle_options(options: Mapping[str, object], *, has_run: bool) -> None:
     """Raise `ValueError` naming the options that were given and would do nothing."""
-    given = [name for name, value in options.items() if value is not None]
+    if has_run:
+        _refuse_given(ABOUT_LAYOUTS, options, "only layouts are proposed so; leave CONFIG out")
+    else:
+        _refuse_given(ABOUT_A_RUN, options, "only a run is checked so; name its CONFIG")
+    if options["gpu"] is None:
+        _refuse_given(ABOUT_TIME, options, "only times are predicted so; name a --gpu")
+
+
+def _refuse_given(names: Sequence[str], options: Mapping[str, object], because: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if options[name] is not None]
     if given:
         raise ValueError(f"{', '.join(given)}: {because}")
