@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PRELOADED = ["genrecal_mcore.cli.preload"]
-THREADS = "OMP_NUM_THREADS"
+THREADS, UNBUFFERED = "OMP_NUM_THREADS", "PYTHONUNBUFFERED"
 
 
 class Commands:
@@ -27,6 +27,8 @@ class Commands:
         # One thread a command: beside another busy process more are many times slower, and their number would
         # show in the last bits of a result. Read by what is started from here on.
         os.environ.setdefault(THREADS, "1")
+        # Else a log would have its lines late, and those of stdout behind those of stderr.
+        os.environ.setdefault(UNBUFFERED, "1")
         self._fork = multiprocessing.get_context("forkserver")
         self._fork.set_forkserver_preload(PRELOADED)
         self._running: set[BaseProcess | subprocess.Popen] = set()
