@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.helpers.closeness import TOLERANCE, WORST  # noqa: E402
 from tests.helpers.measured import MEASURED  # noqa: E402
 from tests.helpers.rank_pool import RankPool  # noqa: E402
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker of pytest-xdist compared and measured to the process that prints the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput |= {"worst": dict(WORST), "tolerance": TOLERANCE, "measured": MEASURED}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker of pytest-xdist compared and measured; one that crashed says nothing."""
+    output = getattr(node, "workeroutput", {})
+    for name, worst in output.get("worst", {}).items():
+        WORST[name] = max(WORST[name], worst)
+    TOLERANCE.update(output.get("tolerance", {}))
+    MEASURED.extend(output.get("measured", []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

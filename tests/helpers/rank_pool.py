@@ -100,7 +100,7 @@ class RankPool:
         The function must be importable by name, and its result picklable. Raises `RankFailedError` with the
         tracebacks, the first failure first, after a short grace for the other ranks.
         """
-        outcomes = self._collect(function, world_size, args, timeout_s=timeout_s, stop_early=True)
+        outcomes = self._collect(function, world_size, args, timeout_s=timeout_s, grace_s=TEARDOWN_GRACE_S)
         reports = [
             f"rank {rank}: {outcome.describe()}" for rank, outcome in outcomes.items() if not outcome.is_ok
         ]
@@ -109,10 +109,18 @@ class RankPool:
         return [outcomes[rank].result for rank in range(world_size)]
 
     def outcomes(
-        self, function: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 120.0
+        self,
+        function: Callable[..., Any],
+        world_size: int,
+        *args: Any,
+        timeout_s: float = 120.0,
+        grace_s: float | None = None,
     ) -> list[RankOutcome]:
-        """Call `function(*args)` on every rank and return what became of each, failures included."""
-        outcomes = self._collect(function, world_size, args, timeout_s=timeout_s, stop_early=False)
+        """Call `function(*args)` on every rank and return what became of each, failures included.
+
+        With `grace_s` the others have that long after the first failure, as torchrun's ranks have.
+        """
+        outcomes = self._collect(function, world_size, args, timeout_s=timeout_s, grace_s=grace_s)
         return [outcomes[rank] for rank in range(world_size)]
 
     def close(self) -> None:
@@ -130,7 +138,7 @@ class RankPool:
         args: tuple[Any, ...],
         *,
         timeout_s: float,
-        stop_early: bool,
+        grace_s: float | None,
     ) -> dict[int, RankOutcome]:
         self._ensure_workers(world_size)
         workers = self._workers[:world_size]
@@ -146,7 +154,7 @@ class RankPool:
                 timeout_s=timeout_s,
             )
             worker.connection.send(job)
-        outcomes = _wait_for_outcomes(workers, deadline=time.monotonic() + timeout_s, stop_early=stop_early)
+        outcomes = _wait_for_outcomes(workers, deadline=time.monotonic() + timeout_s, grace_s=grace_s)
         if not all(outcome.is_ok for outcome in outcomes.values()):
             self.close()
         return outcomes
@@ -162,17 +170,17 @@ class RankPool:
 
 
 def _wait_for_outcomes(
-    workers: list[_Worker], *, deadline: float, stop_early: bool
+    workers: list[_Worker], *, deadline: float, grace_s: float | None
 ) -> dict[int, RankOutcome]:
-    """Gather one outcome a rank, in order of arrival; with `stop_early` a failure moves the deadline near."""
+    """Gather one outcome a rank, in order of arrival; with `grace_s` a failure moves the deadline near."""
     outcomes: dict[int, RankOutcome] = {}
     pending = {worker.connection: rank for rank, worker in enumerate(workers)}
     while pending and (remaining_s := deadline - time.monotonic()) > 0:
         for connection in wait(list(pending), timeout=remaining_s):
             rank = pending.pop(connection)
             outcomes[rank] = _receive_outcome(workers[rank])
-            if stop_early and not outcomes[rank].is_ok:
-                deadline = min(deadline, time.monotonic() + TEARDOWN_GRACE_S)
+            if grace_s is not None and not outcomes[rank].is_ok:
+                deadline = min(deadline, time.monotonic() + grace_s)
     return outcomes | {rank: RankOutcome(is_finished=False) for rank in pending.values()}
 
 

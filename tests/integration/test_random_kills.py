@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from tests.helpers.first_step import raw_config
 from tests.helpers.measured import MEASURED
-from tests.helpers.rank_pool import RankPool
+from tests.helpers.rank_pool import TEARDOWN_GRACE_S, RankPool
 from tests.helpers.training_run import numbers_of, train_run
 
 pytestmark = pytest.mark.distributed
@@ -43,7 +43,7 @@ def train_and_die(raw_config: dict[str, Any], dying_rank: int, seconds: float) -
 def test_a_run_that_is_killed_at_random_moments_ends_with_the_metrics_of_an_undisturbed_one(
     num_kills: int, tiny_folders: dict[str, Path], rank_pool: RankPool, tmp_path: Path
 ) -> None:
-    rank_pool.run(dist.get_rank, NUM_RANKS)  # the workers start before the clock
+    rank_pool.run(train_run, NUM_RANKS, config_of(tiny_folders, tmp_path / "cold"))  # imports what is missing
     started = time.monotonic()
     rank_pool.run(train_run, NUM_RANKS, config_of(tiny_folders, tmp_path / "undisturbed"))
     duration_s = time.monotonic() - started
@@ -56,9 +56,12 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_metrics_of_an_undi
         config = config_of(tiny_folders, tmp_path / f"run{runs}")
         is_finished = False
         while not is_finished:
-            seconds = draw.uniform(0, duration_s) if kills < num_kills else 1e6
+            # Early moments more often: a run is killed many times before it gets to its end.
+            seconds = draw.triangular(0, duration_s, 0) if kills < num_kills else 1e6
             victim = draw.randrange(NUM_RANKS)
-            outcomes = rank_pool.outcomes(train_and_die, NUM_RANKS, config, victim, seconds)
+            outcomes = rank_pool.outcomes(
+                train_and_die, NUM_RANKS, config, victim, seconds, grace_s=TEARDOWN_GRACE_S
+            )
             is_finished = all(outcome.is_ok for outcome in outcomes)
             if not is_finished:
                 assert outcomes[victim].exit_code == -signal.SIGKILL, outcomes
