@@ -65,6 +65,7 @@ class PaddedRecalibrator(ReferenceRecalibrator):
         positions = self.rotary(rows, torch.arange(rows.shape[1])[None])
         for layer in self.rec_body.layers:
             rows = layer(rows, attention_mask=None, position_embeddings=positions)
+        assert self.rec_norm is not None
         return self.rec_norm(self.rec_proj_post(rows))
 
 
@@ -97,9 +98,10 @@ def recalibrator_of(run: PlainRun, student: nn.Module, teacher: nn.Module) -> Pa
         student.config.get_text_config(),
         teacher_hidden_size=teacher.config.get_text_config().hidden_size,
         num_layers=num_layers,
+        has_norm=True,
     )
     built.load_state_dict(run.recalibrator)
-    assert built.rec_norm.eps == NORM_EPSILON
+    assert built.rec_norm is not None and built.rec_norm.eps == NORM_EPSILON
     return built
 
 
