@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,17 @@ STUDENT = {
 }
 """InternVL2.5-8B's vocabulary."""
 MOST_POSITIONS = 2048
-QUESTION_TOKENS, ANSWER_TOKENS = (64, 1024), (4, 256)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Least and most tokens of a text."""
+
+    question: tuple[int, int] = (64, 1024)
+    answer: tuple[int, int] = (4, 256)
+
+
+RAGGED = Lengths()
 NUM_SAMPLES, MICROBATCH_SAMPLES, NUM_MICROBATCHES = 64, 4, 2
 STEPS, PLAIN_STEPS = 4, 2
 """Of which the first one warms up."""
@@ -110,8 +121,8 @@ def report(
         title="A step of stage 2 against a plain transformers loop",
         command=f"python -m benchmarks.stage2_step --rounds {rounds}",
         about=(
-            f"{samples} samples a step, questions of {QUESTION_TOKENS[0]} to {QUESTION_TOKENS[1]} and "
-            f"answers of {ANSWER_TOKENS[0]} to {ANSWER_TOKENS[1]} tokens; vocabularies of "
+            f"{samples} samples a step, questions of {RAGGED.question[0]} to {RAGGED.question[1]} and "
+            f"answers of {RAGGED.answer[0]} to {RAGGED.answer[1]} tokens; vocabularies of "
             f"{TEACHER['vocab_size']} and {STUDENT['vocab_size']}; a teacher of hidden size "
             f"{TEACHER['hidden_size']}, a student of {STUDENT['hidden_size']}, random weights, fp32, LoRA "
             f"and Recalibrator learning. The loop pads microbatches of {MICROBATCH_SAMPLES} samples and "
@@ -151,15 +162,18 @@ def report(
     )
 
 
-def write_files(root: Path) -> Path:
-    """Write both models, the data and the configuration; return the latter's path."""
-    teacher = make_tiny_model(
-        root / "teacher_hf", "internvl_qwen2", seed=1, max_position_embeddings=MOST_POSITIONS, **TEACHER
-    )
-    convert_to_mcore(teacher, root / "teacher")
-    student = make_tiny_model(
-        root / "student", "internvl_llama", seed=2, max_position_embeddings=MOST_POSITIONS, **STUDENT
-    )
+def write_files(
+    root: Path,
+    *,
+    teacher: Mapping[str, int] = TEACHER,
+    student: Mapping[str, int] = STUDENT,
+    lengths: Lengths = RAGGED,
+) -> Path:
+    """Write models of these sizes, the data and the configuration; return the latter's path."""
+    positions = {"max_position_embeddings": MOST_POSITIONS}
+    make_tiny_model(root / "teacher_hf", "internvl_qwen2", seed=1, **positions, **teacher)
+    convert_to_mcore(root / "teacher_hf", root / "teacher")
+    make_tiny_model(root / "student", "internvl_llama", seed=2, **positions, **student)
     raw: dict[str, Any] = {
         "stage": 2,
         "init_from": str(root / "stage1"),
@@ -175,8 +189,14 @@ def write_files(root: Path) -> Path:
             "checkpoint_every_steps": STEPS,
         },
         "teacher": {"checkpoint": str(root / "teacher")},
-        "student": {"checkpoint": str(student), "lora": {"r": LORA_R, "alpha": LORA_R, "dropout": 0.0}},
-        "data": {"sources": [{"path": str(write_samples(root)), "images": str(root)}], "num_workers": 0},
+        "student": {
+            "checkpoint": str(root / "student"),
+            "lora": {"r": LORA_R, "alpha": LORA_R, "dropout": 0.0},
+        },
+        "data": {
+            "sources": [{"path": str(write_samples(root, lengths)), "images": str(root)}],
+            "num_workers": 0,
+        },
         "loss": {"memory_budget_mib": 256},
         "device": "cpu",
     }
@@ -185,14 +205,14 @@ def write_files(root: Path) -> Path:
     return path
 
 
-def write_samples(root: Path) -> Path:
+def write_samples(root: Path, lengths: Lengths) -> Path:
     """Write samples of random text; both tokenizers make about a token of a letter."""
     draw = random.Random(0)
     records = []
     for number in range(NUM_SAMPLES):
         question, answer = (
             "".join(draw.choices("bcdfghjklmnpqrstvwxz", k=draw.randint(*tokens)))
-            for tokens in (QUESTION_TOKENS, ANSWER_TOKENS)
+            for tokens in (lengths.question, lengths.answer)
         )
         turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
         records.append({"id": str(number), "conversations": turns})
