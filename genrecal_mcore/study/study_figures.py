@@ -59,20 +59,21 @@ def gains(study: StudyFiles) -> list[StudyFigure]:
     if not panels:
         return []
     caption = (
-        "Differences seed by seed, in points of accuracy, with the number of seeds; bars are two standard "
-        "errors. Gray bars touch zero: nothing is shown there."
+        "Differences seed by seed, in points of accuracy, with the number of seeds, of arms whose student "
+        "learns; bars are two standard errors. Gray bars touch zero: nothing is shown there."
     )
     figure = gain_figure(panels, reference=reference)
     return [_figure("gains", f"Gains over {reference}", figure, caption)]
 
 
 def paired_differences(study: StudyFiles, place: Place) -> dict[str, list[float]]:
-    """Return each arm's accuracies minus the reference arm's with the same seed, in points."""
+    """Return accuracies of arms that teach minus the reference arm's with the same seed, in points."""
     of_arm = study.accuracies(place)
     reference = of_arm.pop(study.grid["reference"], {})
     differences = {
         arm: [value - reference[seed] for seed, value in values.items() if seed in reference]
         for arm, values in of_arm.items()
+        if {2, 3} & set(study.grid["arms"][arm]["stages"])
     }
     return {arm: found for arm, found in differences.items() if found}
 

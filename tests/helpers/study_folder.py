@@ -1,4 +1,4 @@
-"""Writes the files of a study with made-up numbers: two arms, two pairs, two seeds, one task."""
+"""Writes the files of a study with made-up numbers: four arms, two pairs, two seeds, one task."""
 
 import json
 from collections.abc import Iterator
@@ -13,8 +13,10 @@ ACCURACIES = {
     ("genrecal", "one"): (0.54, 0.58),
     ("genrecal", "other"): (0.60, 0.61),
     ("plain", "one"): (0.51, 0.49),
+    ("untouched", "one"): (0.10, 0.10),
 }
 """By arm and pair, one a seed."""
+STAGES = {"sft": [2, 3], "genrecal": [1, 2, 3], "plain": [1, 2, 3], "untouched": []}
 OWN_COSINES = {"genrecal": 0.8, "plain": 0.2}
 
 
@@ -38,10 +40,9 @@ def make_study(out: Path, *, diagnosed: bool = True, with_courses: bool = True) 
 
 
 def _grid(diagnosed: bool) -> dict[str, Any]:
-    arms = {"sft": [2, 3], "genrecal": [1, 2, 3], "plain": [1, 2, 3]}
     return {
         "reference": "sft",
-        "arms": {name: {"stages": stages} for name, stages in arms.items()},
+        "arms": {name: {"stages": stages} for name, stages in STAGES.items()},
         "pairs": {
             "one": {"teacher": "models/big", "student": "models/tiny"},
             "other": {"teacher": "models/bigger", "student": "models/tiny"},
@@ -53,8 +54,7 @@ def _grid(diagnosed: bool) -> dict[str, Any]:
 def _trials(out: Path) -> Iterator[dict[str, Any]]:
     for arm, pair in ACCURACIES:
         for seed in (0, 1):
-            stages = ("2", "3") if arm == "sft" else ("1", "2", "3")
-            runs = {stage: str(out / "runs" / f"{arm}_{pair}_{seed}_{stage}") for stage in stages}
+            runs = {str(stage): str(out / "runs" / f"{arm}_{pair}_{seed}_{stage}") for stage in STAGES[arm]}
             yield _names(arm, pair, seed) | {"runs": runs}
 
 

@@ -27,7 +27,7 @@ def test_every_figure_is_drawn_of_the_places_that_have_its_data(figures: dict[st
     assert list(figures) == ["gains", "heat_map", *features, *cosines, "losses", "courses"]
 
 
-def test_gains_are_paired_by_seed_where_the_reference_was_run(tmp_path: Path) -> None:
+def test_gains_of_arms_that_teach_are_paired_by_seed_where_the_reference_was_run(tmp_path: Path) -> None:
     study = read_study(make_study(tmp_path, diagnosed=False, with_courses=False))
     differences = paired_differences(study, ("one", "shapes"))
     assert differences == {"genrecal": pytest.approx([4.0, 6.0]), "plain": pytest.approx([1.0, -3.0])}
