@@ -7,7 +7,7 @@ SLURM_PACKAGES := slurm-wlm munge iproute2 util-linux
 # How many tests run side by side; many start several processes of their own.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PYTEST_BESIDE := $(PYTEST) -n $(WORKERS) --dist loadfile
+PARALLEL_PYTEST := $(PYTEST) -n $(WORKERS) --dist loadfile
 
 .PHONY: help install demo test test-all test-slurm bench check format
 
@@ -33,10 +33,10 @@ demo: $(STAMP)
 	$(BIN)/genrecal demo --overwrite
 
 test: $(STAMP)
-	$(PYTEST_BESIDE) -m "not slow and not slurm and not faults"
+	$(PARALLEL_PYTEST) -m "not slow and not slurm and not faults"
 
 test-all: $(STAMP)
-	$(PYTEST_BESIDE) -m "not slurm and not faults"
+	$(PARALLEL_PYTEST) -m "not slurm and not faults"
 
 # Without root or the packages the tests on a cluster are skipped, and say why.
 test-slurm: $(STAMP)

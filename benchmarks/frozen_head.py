@@ -106,9 +106,9 @@ def measure(*, rounds: int, quick: bool = False, device: str = "cpu", dtype: str
             inputs = make_inputs(*shape, device=torch.device(device), dtype=getattr(torch, dtype))
             found, difference = check(ways, inputs, tolerance=TOLERANCE[dtype])
             fitting = [way for way in found if way.fits]
-            is_long = sum(way.seconds[0] for way in fitting) > LONG_S
-            for way in fitting * (0 if is_long else rounds):
-                way.seconds.append(run_and_time(ways[way.name], inputs)[1])
+            if sum(way.seconds[0] for way in fitting) <= LONG_S:
+                for way in fitting * rounds:
+                    way.seconds.append(run_and_time(ways[way.name], inputs)[1])
             measured += found
             worst = max(worst, difference)
     options = f"{' --quick' if quick else ''} --device {device} --dtype {dtype}"

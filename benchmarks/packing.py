@@ -14,6 +14,7 @@ import torch
 import typer
 from transformers import Qwen2Config, Qwen2Model
 
+from benchmarks.ragged import RAGGED
 from benchmarks.results import Benchmark, Target, show
 from genrecal_mcore.cli.console import table_console
 from genrecal_mcore.data.order import deal_by_length
@@ -29,7 +30,6 @@ SIZES = {
 }
 PADDED, PACKED = "padded to the longest", "packed, dealt by length"
 LEAST_RATIO = 1.5
-QUESTION_TOKENS, ANSWER_TOKENS = (64, 1024), (4, 256)
 Microbatch = Sequence[torch.Tensor]
 """Embeddings `[s, h]` of each sample."""
 
@@ -47,7 +47,7 @@ def measure(*, rounds: int, samples: int = 32, microbatches: int = 4) -> Benchma
     """Time a step each way `rounds` times, in turn."""
     torch.manual_seed(0)
     draw = random.Random(0)
-    texts = (spread(draw, *tokens, num=samples) for tokens in (QUESTION_TOKENS, ANSWER_TOKENS))
+    texts = (spread(draw, *tokens, num=samples) for tokens in (RAGGED.question, RAGGED.answer))
     lengths = [question + answer for question, answer in zip(*texts, strict=True)]
     step = [torch.randn(length, SIZES["hidden_size"]) for length in lengths]
     in_turn = [step[i::microbatches] for i in range(microbatches)]

@@ -24,6 +24,7 @@ import typer
 import yaml
 
 from benchmarks.plain_loop import PairedSample, PlainResult, PlainRun, run_plain_loop
+from benchmarks.ragged import RAGGED, Lengths
 from benchmarks.resident_memory import sampled_memory
 from benchmarks.results import Benchmark, Target, show
 from checkpoint_tools.conversion import convert_to_mcore
@@ -54,16 +55,6 @@ STUDENT = {
 """InternVL2.5-8B's vocabulary."""
 MOST_POSITIONS = 2048
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lengths:
-    """Least and most tokens of a text."""
-
-    question: tuple[int, int] = (64, 1024)
-    answer: tuple[int, int] = (4, 256)
-
-
-RAGGED = Lengths()
 NUM_SAMPLES, MICROBATCH_SAMPLES, NUM_MICROBATCHES = 64, 4, 2
 STEPS, PLAIN_STEPS = 4, 2
 """Of which the first one warms up."""

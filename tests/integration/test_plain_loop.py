@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from benchmarks.plain_loop import run_plain_loop
-from benchmarks.stage2_step import LOSS_TERMS, PLAIN_STEPS, Lengths, plain_run_of, write_files
+from benchmarks.ragged import Lengths
+from benchmarks.stage2_step import LOSS_TERMS, PLAIN_STEPS, plain_run_of, write_files
 from tests.helpers.closeness import assert_relatively_close
 from tests.helpers.rank_pool import RankPool
 from tests.helpers.training_run import numbers_of, train_run
