@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -37,6 +38,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{name}: worst relative difference {worst:.1e} of {TOLERANCE[name]:.0e}")
     for line in MEASURED:
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def _environ_of_its_own() -> Iterator[None]:
+    """Keep what a command sets for its own process from the tests after it, whichever share its worker."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

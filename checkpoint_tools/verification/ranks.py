@@ -17,7 +17,14 @@ from checkpoint_tools.verification.probe import Probe
 from genrecal_mcore.cli.quiet import quiet_imports
 from genrecal_mcore.data.types import Microbatch
 from genrecal_mcore.models import Packing, TeacherStage, load_teacher_head, load_teacher_stage
-from genrecal_mcore.parallel import Layout, MeshSpec, Topology, build_topology, install_cpu_shims
+from genrecal_mcore.parallel import (
+    Layout,
+    MeshSpec,
+    Topology,
+    build_topology,
+    children_import_silently,
+    install_cpu_shims,
+)
 from genrecal_mcore.status import unrecorded_status
 from genrecal_mcore.training.pipeline import PipelineLink
 from genrecal_mcore.transfer import Unit
@@ -34,14 +41,14 @@ def activations_on_ranks(
     Ranks are processes of this machine: with a GPU each over NCCL, otherwise over gloo. Raises what the first
     rank that failed raised.
     """
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")  # what the fork server's imports say, see quiet_imports
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["genrecal_mcore.training", "checkpoint_tools.verification.ranks"])
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        torch.multiprocessing.start_processes(
-            _work, (teachers, probes, mesh, out), nprocs=mesh.size + 1, start_method="forkserver"
-        )
+        with children_import_silently():  # the fork server, which starts with the first rank and stays
+            torch.multiprocessing.start_processes(
+                _work, (teachers, probes, mesh, out), nprocs=mesh.size + 1, start_method="forkserver"
+            )
         return {key: _gathered(out, key, teachers[key], probes[key], mesh) for key in teachers}
 
 

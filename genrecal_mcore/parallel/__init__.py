@@ -3,6 +3,7 @@
 Refuses to know what the ranks compute. Start with `mesh` for the arithmetic, then `topology`.
 """
 
+from genrecal_mcore.parallel.children import children_import_silently
 from genrecal_mcore.parallel.clock import ClockOffset, exchange_clocks
 from genrecal_mcore.parallel.cpu_shims import install_cpu_shims
 from genrecal_mcore.parallel.mesh import Layout, MeshCoordinate, MeshSpec, layout_of
@@ -16,6 +17,7 @@ __all__ = [
     "MeshSpec",
     "Topology",
     "build_topology",
+    "children_import_silently",
     "create_mesh_groups",
     "exchange_clocks",
     "install_cpu_shims",

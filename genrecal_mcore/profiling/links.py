@@ -1,14 +1,12 @@
 """Times what two ranks of this machine are to each other, in two processes that this one starts."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from genrecal_mcore.parallel import children_import_silently
 from genrecal_mcore.planning.costs import Op
 from genrecal_mcore.profiling.neighbours import NUM_RANKS, MessageBytes, time_neighbours
 
@@ -29,7 +27,7 @@ def neighbourhood(device_type: str, sizes: MessageBytes) -> Neighbourhood:
         return Neighbourhood(seconds_per={}, crowded_pace=1.0)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     queue = mp.get_context("spawn").SimpleQueue()
-    with _silent_imports():
+    with children_import_silently():
         mp.spawn(time_neighbours, args=(store.port, device_type, sizes, queue), nprocs=NUM_RANKS)
     found = queue.get()
     seconds_per = {
@@ -41,16 +39,3 @@ def neighbourhood(device_type: str, sizes: MessageBytes) -> Neighbourhood:
         Op.REDUCTION: found["reduce_scatter"],
     }
     return Neighbourhood(seconds_per=seconds_per, crowded_pace=found["crowded_pace"])
-
-
-@contextmanager
-def _silent_imports() -> Iterator[None]:
-    """Let processes that start meanwhile import without the warnings that this one has heard."""
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONWARNINGS"]
-        if before is not None:
-            os.environ["PYTHONWARNINGS"] = before
