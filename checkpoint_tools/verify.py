@@ -95,10 +95,14 @@ def _chosen(gates: str | None, known: tuple[str, ...], where: str) -> tuple[str,
 
 
 def _families(models: list[str] | None, gates: tuple[str, ...], *, names_layers: bool) -> list["Outcome"]:
+    import torch
+
     from checkpoint_tools.verification import gates as family_gates
     from checkpoint_tools.verification.names_and_shapes import check_names_and_shapes
     from genrecal_mcore.layouts.published_models import PUBLISHED_MODELS
 
+    # As many as each rank has: with another number of threads torch sums, and so rounds, in another order.
+    torch.set_num_threads(1)
     unknown = [name for name in models or () if name not in family_gates.TINY_MODELS]
     if unknown:
         raise ValueError(f"--model {unknown[0]}: expected one of {', '.join(family_gates.TINY_MODELS)}")

@@ -37,10 +37,13 @@ def circle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def verify(*args: str | Path) -> subprocess.CompletedProcess[str]:
+def verify(*args: str | Path, num_threads: int = 1) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "checkpoint_tools" / "verify.py"), *map(str, args)]
     # A user's own filter, under which no rank's imports may be heard either.
-    environ = os.environ | {"PYTHONWARNINGS": "ignore:resource_tracker"}
+    environ = os.environ | {
+        "PYTHONWARNINGS": "ignore:resource_tracker",
+        "OMP_NUM_THREADS": str(num_threads),
+    }
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environ)
 
 
@@ -96,6 +99,13 @@ def test_a_layer_that_differs_is_named(teacher: Path, circle: Path, tmp_path: Pa
     done = verify(*question(tmp_path / "other", circle), "--gates", "L4", "--activations")
     assert done.returncode == 1
     assert "first differs at layer 1" in done.stdout
+
+
+def test_families_pass_with_as_many_threads_as_a_user_has() -> None:
+    """InternVL2-76B's tiny model rounds most: its own logits in fp32 are 2e-5 from those in fp64."""
+    done = verify("--all-families", "--gates", "L2", num_threads=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "26 of 26 gates passed" in done.stdout
 
 
 @pytest.mark.parametrize(
