@@ -4,6 +4,7 @@ Example: python -m benchmarks packing frozen_head --rounds 5
 """
 
 import importlib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,7 @@ def main(
         )
     console = table_console()
     for name in names or BENCHMARKS:
+        console.print(f"{datetime.now():%H:%M} {name} begins, rounds: {rounds}; its table comes at its end")
         benchmark = importlib.import_module(f"benchmarks.{name}").measure(rounds=rounds)
         show(benchmark, console)
         kept = read_kept(out) | {name: kept_run(benchmark)}
