@@ -16,7 +16,7 @@ help:
 	@echo "make test      the tests of every change"
 	@echo "make test-all  the full product of layouts too"
 	@echo "make test-slurm  jobs, faults and kills on a Slurm of its own; needs root on Debian or Ubuntu"
-	@echo "make bench     every benchmark, into docs/benchmarks.md; long, wants an idle machine"
+	@echo "make bench     every benchmark, into docs/benchmarks.md; 2 h 15, wants an idle machine"
 	@echo "make check     ruff, mypy, import-linter, shellcheck, hadolint"
 	@echo "make format    ruff's formatting"
 
